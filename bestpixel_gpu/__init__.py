@@ -1,0 +1,72 @@
+"""Cloud-free composites from remote COGs: the best observation of every pixel.
+
+::
+
+    import bestpixel_gpu
+    result = bestpixel_gpu.build_composite((7.0, 44.6, 7.2, 44.8), "2024-06-01/2024-08-31", resolution=10)
+    result.to_cog("composite/")
+
+Nothing heavy is loaded at import; names are bound when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "api": ("build_composite", "build_composite_async", "explain", "explain_async"),
+    "result.composite": ("Composite",),
+    "compositing.explain": ("Explanation",),
+    "result.report": ("Report",),
+    "catalog.scene": ("Scene",),
+    "geo.grid": ("Grid",),
+    "errors": (
+        "AuthError",
+        "BestPixelError",
+        "BestPixelWarning",
+        "CatalogError",
+        "CorruptTileError",
+        "DeviceError",
+        "FormatError",
+        "IncompleteError",
+        "InputError",
+        "MemoryLimitError",
+        "MissingError",
+        "NoScenesError",
+        "OffsetWarning",
+        "PartialResultWarning",
+        "SourceError",
+        "StalledError",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from bestpixel_gpu.api import build_composite as build_composite
+    from bestpixel_gpu.api import build_composite_async as build_composite_async
+    from bestpixel_gpu.api import explain as explain
+    from bestpixel_gpu.api import explain_async as explain_async
+    from bestpixel_gpu.catalog.scene import Scene as Scene
+    from bestpixel_gpu.compositing.explain import Explanation as Explanation
+    from bestpixel_gpu.errors import *  # noqa: F403
+    from bestpixel_gpu.geo.grid import Grid as Grid
+    from bestpixel_gpu.result.composite import Composite as Composite
+    from bestpixel_gpu.result.report import Report as Report
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -1,0 +1,199 @@
+"""The public entry points: arguments are checked here, then the way of the data begins."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from typing import TYPE_CHECKING, Any
+
+from bestpixel_gpu.errors import InputError
+from bestpixel_gpu.request import Offset, Order, Request, make_request, whole
+
+if TYPE_CHECKING:
+    from bestpixel_gpu.compositing.explain import Explanation
+    from bestpixel_gpu.result.composite import Composite
+
+
+def build_composite(
+    bbox: Any,
+    datetime: str,
+    resolution: float = 60.0,
+    top_k: int | None = 3,
+    max_cloud_cover: float = 90.0,
+    concurrency: int = 192,
+    endpoint: str = "auto",
+    disk_cache: str | os.PathLike[str] | None = None,
+    scout_factor: int = 8,
+    bands: list[str] | None = None,
+    output_crs: str = "native",
+    coverage_target: float = 0.0,
+    min_k: int = 2,
+    max_k: int = 8,
+    windowed_fetch: bool = False,
+    emit_uncertainty: bool = False,
+    *,
+    device: str = "auto",
+    errors: str = "repair",
+    progress: Any = None,
+    items: Any = None,
+    stac_url: str | None = None,
+    like: Any = None,
+    geobox: Any = None,
+    crs: Any = None,
+    resampling: str = "bilinear",
+    mask_resampling: str = "worst",
+    fill: float | bool = 0.001,
+    order: Order = "clearest",
+    offset: Offset = None,
+    max_failed: float = 0.2,
+    memory_limit: int | None = None,
+    threads: int | None = None,
+    timeout: float | None = None,
+) -> Composite:
+    """Cloud-free composite of a box: for every pixel the best observation found.
+
+    Parameters
+    ----------
+    bbox : (west, south, east, north), degrees
+        west > east crosses 180 degrees. ``None`` with `geobox` or `like`.
+    datetime : str
+        ``"2024-06-01/2024-08-31"``, one day, RFC 3339 times, ``..`` for an open end. Days are whole.
+    resolution : float
+        Output pixel in metres (in units of `crs` where that is given).
+    top_k : int or None
+        Clearest scenes selected per chunk of 512 px and MGRS tile; ``None`` selects all.
+    max_cloud_cover : float
+        Percent; scenes at or above it are not considered. 100 or more: no filter.
+    concurrency : int
+        Most range requests at once; fewer where a server throttles.
+    endpoint : str
+        ``"pc"``, ``"earth-search"``, ``"earth-search-c1"`` or ``"auto"`` (earth-search on AWS in
+        the USA, by ``AWS_REGION``; else pc).
+    disk_cache : path, optional
+        Folder for searches and headers.
+    bands : list of str, optional
+        coastal, blue, green, red, rededge1..3, nir, nir08, nir09, swir16, swir22. Default all.
+    coverage_target, min_k, max_k
+        Above 0: pick scenes per chunk and tile until that share of what can be seen is clear,
+        at least `min_k` and at most `max_k`.
+    device : str
+        ``"auto"`` or ``"cpu"``.
+    errors : ``"repair"`` or ``"raise"``
+        What a tile that cannot be read means: the next best observation, or an exception.
+    progress : bool, callable or tqdm-like, optional
+        ``callable(stage, done, total)``; ``True`` shows tqdm bars.
+    items : pystac items, dicts or ItemCollection, optional
+        Candidates instead of a search; frozen, they replay a run.
+    stac_url : str, optional
+        Root of another catalogue of the same dialect (also env ``BESTPIXEL_GPU_STAC_URL``).
+    like, geobox, crs
+        The grid of an xarray object, an odc-geo GeoBox, or another CRS for the box.
+    resampling : ``"bilinear"`` or ``"nearest"``
+        Of bands; classes are never interpolated.
+    mask_resampling : ``"worst"`` or ``"nearest"``
+        The class of an output pixel larger than the mask's: the worst it covers, or its centre's.
+    fill : float or bool
+        Unselected scenes compete after all selected ones of the same score unless they would win
+        less than this share of a chunk. ``True``: always, no pixel that was clear on any scene
+        stays cloudy. ``False``: selected scenes only.
+    order : str or callable
+        Decides between equal scores: ``"clearest"``, ``"cloud_cover"``, ``"newest"``, ``"oldest"``,
+        ``"nearest:<date>"``, ``"ancestor"``, or a key on :class:`Scene`.
+    offset : int, mapping id -> int, or callable(item), optional
+        DN to subtract, instead of what the metadata say.
+    max_failed : float
+        Share of wanted tiles that may fail before the run raises.
+    memory_limit : int, optional
+        Bytes for arrays, tiles and buffers; default half of what the machine or its cgroup has free.
+    threads : int, optional
+        Compute threads; default the CPUs this process may use.
+    timeout : float, optional
+        Seconds for the whole call.
+    scout_factor, windowed_fetch, output_crs
+        Accepted for the ancestor's callers. Masks are read once at full resolution and only
+        winners' tiles are fetched, so the first two change nothing; both CRS words mean UTM here.
+    emit_uncertainty : bool
+        Not in this version: must be False.
+
+    Returns
+    -------
+    Composite
+        A mapping with ``bands`` (uint16, nodata 65535, DN / 10000 = reflectance), ``quality``,
+        ``observation_count``, ``selected_observation``, ``date``, ``source_ids``, ``grid``,
+        ``report``, and ways out: ``to_xarray()``, ``to_cog()``, ``quicklook()``.
+
+    Raises
+    ------
+    InputError, MemoryLimitError
+        Before any request.
+    NoScenesError
+        Nothing usable was found; the message says what was searched.
+    IncompleteError
+        More failed than `max_failed` or `errors` allow; holds the report.
+    SourceError, CatalogError
+        The catalogue could not be reached, or a wait passed its limit.
+    """
+    request = _checked(locals())
+    from bestpixel_gpu.transfer.loop import run_sync
+
+    return run_sync(_composite(request), timeout=request.timeout)
+
+
+async def build_composite_async(*args: Any, **kwargs: Any) -> Composite:
+    """Await :func:`build_composite` on the running loop; the same arguments and result."""
+    request = _bound(*args, **kwargs)
+    async with asyncio.timeout(request.timeout):
+        return await _composite(request)
+
+
+def explain(*args: Any, **kwargs: Any) -> Explanation:
+    """Cost of :func:`build_composite` with the same arguments; reads masks and headers, no band tile."""
+    request = _bound(*args, **kwargs)
+    from bestpixel_gpu.transfer.loop import run_sync
+
+    return run_sync(_explain(request), timeout=request.timeout)
+
+
+async def explain_async(*args: Any, **kwargs: Any) -> Explanation:
+    """Await :func:`explain` on the running loop."""
+    request = _bound(*args, **kwargs)
+    async with asyncio.timeout(request.timeout):
+        return await _explain(request)
+
+
+_SIGNATURE = inspect.signature(build_composite)
+for _twin in (build_composite_async, explain, explain_async):
+    setattr(_twin, "__signature__", _SIGNATURE)  # noqa: B010  (mypy knows no such attribute)
+
+
+def _bound(*args: Any, **kwargs: Any) -> Request:
+    call = _SIGNATURE.bind(*args, **kwargs)
+    call.apply_defaults()
+    return _checked(call.arguments)
+
+
+def _checked(arguments: dict[str, Any]) -> Request:
+    """The request of a call's arguments."""
+    arguments = dict(arguments)
+    if arguments.pop("emit_uncertainty"):
+        raise InputError("emit_uncertainty=True is not in this version: leave it out")
+    whole("scout_factor", arguments.pop("scout_factor"), 1)
+    arguments.pop("windowed_fetch")
+    return make_request(**arguments)
+
+
+async def _composite(request: Request) -> Composite:
+    from bestpixel_gpu.compositing.run import composite
+    from bestpixel_gpu.compositing.setup import open_session
+
+    async with open_session(request) as session:
+        return await composite(session)
+
+
+async def _explain(request: Request) -> Explanation:
+    from bestpixel_gpu.compositing.explain import explain as run
+    from bestpixel_gpu.compositing.setup import open_session
+
+    async with open_session(request) as session:
+        return await run(session)

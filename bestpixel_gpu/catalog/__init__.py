@@ -1,0 +1,1 @@
+"""What there is: archives, search, items as scenes, tokens."""

@@ -1,0 +1,1 @@
+"""The command line: ``bestpixel-gpu composite``, ``explain`` and ``demo``."""

@@ -1,0 +1,141 @@
+"""What a COG's header says, as plain values: levels, tile layouts, georeference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.errors import FormatError
+
+HOST_CODECS = ("lzw", "zstd", "packbits", "jpeg", "webp", "lerc", "lerc_deflate", "lerc_zstd")
+"""Codecs that `codecs.to_raw` undoes on the host; `none` and `deflate` are the engines' own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileLayout:
+    """How the stored bytes of one tile become samples."""
+
+    codec: str
+    """``"none"``, ``"deflate"`` (zlib stream) or one of :data:`HOST_CODECS`."""
+    width: int
+    """Columns stored, padding included."""
+    height: int
+    """Rows stored, padding included (a last strip may hold fewer than the others)."""
+    bits: int
+    """Bits of one stored sample: 1..16 packed MSB first, or 8, 16, 32, 64."""
+    kind: str = "u"
+    """``"u"`` unsigned, ``"i"`` signed, ``"f"`` floating point."""
+    predictor: int = 1
+    """1 none, 2 horizontal difference, 3 floating point."""
+    samples: int = 1
+    """Samples interleaved per pixel in this tile."""
+    sample: int = 0
+    """Which of them is taken."""
+    byteorder: str = "<"
+    """Of the file: ``"<"`` or ``">"``."""
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Native dtype of a decoded sample: the smallest that holds `bits`."""
+        size = next(n for n in (1, 2, 4, 8) if 8 * n >= self.bits)
+        return np.dtype(f"{self.kind}{size}")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one inflated row; rows start on a byte boundary."""
+        return -(-self.width * self.samples * self.bits // 8)
+
+    @property
+    def inflated_bytes(self) -> int:
+        """Bytes that the codec must yield, exactly."""
+        return self.row_bytes * self.height
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the decoded tile, one sample a pixel."""
+        return self.width * self.height * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Level:
+    """One image of the pyramid: full resolution, an overview, or an internal mask."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    offsets: NDArray[np.uint64]
+    """File offset of each tile, row-major (plane-major before that if planar)."""
+    byte_counts: NDArray[np.uint64]
+    layout: TileLayout
+    strips: bool = False
+    """Stored as strips: the last one holds only the rows that exist."""
+    planes: int = 1
+    """Planes stored one after the other (planar separate); 1 if interleaved."""
+    jpeg_tables: bytes = b""
+    photometric: int = 1
+
+    @property
+    def tiles_across(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.tile_width)
+
+    @property
+    def tiles_down(self) -> int:
+        """Tiles in a column."""
+        return -(-self.height // self.tile_height)
+
+    def span(self, index: int, plane: int = 0) -> tuple[int, int] | None:
+        """``(offset, length)`` of a tile in the file, ``None`` if the tile is sparse."""
+        at = plane * self.tiles_across * self.tiles_down + index
+        offset, length = int(self.offsets[at]), int(self.byte_counts[at])
+        return (offset, length) if offset and length else None
+
+    def layout_of(self, index: int) -> TileLayout:
+        """Layout of one tile: that of all, but for a shorter last strip."""
+        if not self.strips:
+            return self.layout
+        rows = min(self.tile_height, self.height - index // self.tiles_across * self.tile_height)
+        return self.layout if rows == self.layout.height else replace(self.layout, height=rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Raster:
+    """A COG's header: pyramid, georeference, nodata."""
+
+    levels: tuple[Level, ...]
+    """Full resolution first, then overviews of falling size."""
+    masks: tuple[Level, ...] = ()
+    """Internal masks (0 = invalid), falling in size; a level need not have one: see :meth:`mask_of`."""
+    transform: tuple[float, float, float, float, float, float] | None = None
+    """``(a, b, c, d, e, f)``: x = a col + b row + c, y = d col + e row + f, at pixel corners."""
+    crs: str | None = None
+    """``"EPSG:n"`` or a PROJ string, as the GeoKeys say it; ``None`` where they do not."""
+    nodata: float | int | None = None
+    """GDAL_NODATA; an int where the samples are integers."""
+    samples: int = 1
+    """Samples per pixel of the file."""
+    scale: float | None = None
+    offset: float | None = None
+
+    def mask_of(self, level: Level) -> Level | None:
+        """Internal mask of a level, ``None`` if there is none."""
+        sized = (m for m in self.masks if (m.width, m.height) == (level.width, level.height))
+        return next(sized, None)
+
+    def check_north_up(self) -> tuple[float, float, float, float]:
+        """``(x0, y0, dx, dy)`` of an unrotated raster: corner and pixel size, dy > 0 downwards.
+
+        Raises
+        ------
+        FormatError
+            If there is no transform, or it is rotated, sheared or flipped.
+        """
+        if self.transform is None:
+            raise FormatError("the TIFF has no georeference (no ModelPixelScale, no ModelTransformation)")
+        a, b, c, d, e, f = self.transform
+        if b or d or a <= 0 or e >= 0:
+            raise FormatError(f"rotated or flipped raster (transform {self.transform}): not supported")
+        return c, f, a, -e

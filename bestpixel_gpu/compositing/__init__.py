@@ -1,0 +1,1 @@
+"""The way of the data, from a request to a composite."""

@@ -1,0 +1,149 @@
+"""Deciding: statistics -> order and selection -> the winner of every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.compositing.masks import SceneMask, compete, strips
+from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.engines.contract import NO_KEY, RankState
+from bestpixel_gpu.plan.footprints import Ring, lonlat_ring, raster_ring, required_tiles
+from bestpixel_gpu.plan.selection import (
+    SceneCounts,
+    rank_order,
+    select_adaptive,
+    select_ancestor,
+    select_fixed,
+)
+from bestpixel_gpu.plan.winners import decode_keys, low_key, rank_dtype, small_wins
+
+KEY_ROW_BYTES = 8
+"""Bytes a strip takes for each output pixel while it is ranked: its key and what comes of it."""
+
+
+@dataclass(slots=True, eq=False)
+class Choice:
+    """Who competes, in rank order, and what was won.
+
+    Attributes
+    ----------
+    masks : list of SceneMask, by rank
+    selected : bool, by rank
+    barred : bool, (rank, chunk row, chunk col) or None
+        Unselected scenes that may not win there.
+    clear_share : float, by rank
+        Clear pixels / all output pixels of the box.
+    quality, counts, winners : layers, (rows, cols)
+    """
+
+    masks: list[SceneMask]
+    selected: NDArray[np.bool_]
+    clear_share: NDArray[np.float64]
+    partition_tiles: list[str]
+    multi_tile_chunks: int
+    barred: Any = None
+    quality: Any = None
+    counts: Any = None
+    winners: Any = None
+
+    @property
+    def competitors(self) -> list[tuple[SceneMask, int]]:
+        """(mask, low part of its key) by rank."""
+        return [(m, low_key(r, bool(self.selected[r]))) for r, m in enumerate(self.masks)]
+
+
+def choose(session: Session, masks: Sequence[SceneMask], counts: SceneCounts) -> Choice:
+    """Order the scenes, select, and leave out who may not compete."""
+    request = session.request
+    scenes = [m.scene for m in masks]
+    required = required_tiles(session.grid, session.chunks, _rings(session, masks))
+    if request.order == "ancestor":
+        picked, order = select_ancestor(scenes, counts, required, request.top_k or len(scenes))
+    else:
+        order = rank_order(scenes, counts, request.order)
+        picked = _pick(session, scenes, counts, required, order)
+    if request.fill is None:
+        order = [i for i in order if picked[i]]
+    rank_dtype(len(order))
+    share = counts.clear.sum(axis=(1, 2)) / counts.pixels.sum()
+    return Choice(
+        [masks[i] for i in order],
+        picked[order],
+        share[order],
+        sorted({s.tile for s in scenes if s.tile}),
+        sum(len(tiles) > 1 for row in required for tiles in row),
+    )
+
+
+def _pick(
+    session: Session,
+    scenes: Sequence[Any],
+    counts: SceneCounts,
+    required: list[list[list[str]]],
+    order: list[int],
+) -> NDArray[np.bool_]:
+    request = session.request
+    if request.coverage_target > 0:
+        return select_adaptive(
+            scenes,
+            counts,
+            required,
+            order,
+            target=request.coverage_target,
+            min_k=request.min_k,
+            max_k=request.max_k,
+        )
+    if request.top_k is None:
+        return np.ones(len(scenes), bool)
+    return select_fixed(scenes, counts, required, order, request.top_k)
+
+
+def _rings(session: Session, masks: Sequence[SceneMask]) -> dict[str, list[Ring]]:
+    """Footprints by tile code: the rasters' own bounds, or the items' geometry for the ancestor."""
+    own = session.request.order == "ancestor"
+    rings: dict[str, dict[Any, Ring]] = {}
+    for m in masks:
+        group = rings.setdefault(m.scene.tile, {})
+        if own and m.scene.outline:
+            group[m.scene.id] = lonlat_ring(m.scene.outline, session.grid)
+        elif m.frame not in group:
+            group[m.frame] = raster_ring(m.frame, session.grid)
+    return {tile: list(group.values()) for tile, group in rings.items()}
+
+
+async def take_winners(session: Session, choice: Choice) -> None:
+    """Fill the choice's quality, counts and winners, strip by strip, so that keys never exist as a whole."""
+    shape, engine = session.grid.shape, session.engine
+    dtype = rank_dtype(len(choice.masks))
+    choice.counts = engine.empty(shape, np.uint16, 0)
+    choice.quality = engine.empty(shape, np.uint16)
+    choice.winners = engine.empty(shape, dtype)
+    edges = session.chunks.row_edges
+    choice.barred = np.zeros((len(choice.masks), len(edges) - 1, len(session.chunks.col_edges) - 1), bool)
+    rows = strips(session, KEY_ROW_BYTES * shape[1])
+    await together(
+        [session.compute(_take_strip, session, choice, r) for r in rows],
+        lambda n: session.progress("winners", n, len(rows)),
+    )
+
+
+def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> None:
+    """Winners of whole chunk rows; unselected scenes that win too little of a chunk are barred there."""
+    part, width = slice(*rows), session.grid.width
+    keys = session.engine.empty((rows[1] - rows[0], width), np.uint32, NO_KEY)
+    compete(session, RankState((*rows, 0, width), keys, choice.counts[part]), choice.competitors, None)
+    share, edges = session.request.fill, session.chunks.row_edges
+    if share and not choice.selected.all():
+        barred = small_wins(keys, rows, session.chunks, len(choice.masks), share)
+        for r in np.flatnonzero(barred.any(axis=(0, 2))):
+            choice.barred[:, r] = barred[:, r]
+            top, bottom = int(edges[r]), int(edges[r + 1])
+            again = keys[top - rows[0] : bottom - rows[0]]
+            again[...] = NO_KEY
+            compete(session, RankState((top, bottom, 0, width), again), choice.competitors, barred)
+    choice.quality[part], choice.winners[part] = decode_keys(keys, choice.winners.dtype)

@@ -1,0 +1,86 @@
+"""What a request would read and take, without touching a band tile."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bestpixel_gpu.compositing.run import decide
+from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.plan.memory import mib
+from bestpixel_gpu.result.report import SceneRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The cost of a request.
+
+    Attributes
+    ----------
+    scenes : list of SceneRecord
+        Every item found: used, dropped or failed, with the reason.
+    grid : dict
+        As in the composite.
+    header_bytes, mask_bytes : int
+        Read already, to find the rest.
+    bytes_by_band : dict
+        Compressed band tiles the first round would read.
+    requests : int
+        Range requests in all.
+    memory : dict
+        Bytes by purpose, peak and limit.
+    """
+
+    scenes: list[SceneRecord]
+    grid: dict[str, Any]
+    header_bytes: int
+    mask_bytes: int
+    bytes_by_band: dict[str, int]
+    tiles_by_band: dict[str, int]
+    requests: int
+    memory: dict[str, int]
+
+    @property
+    def total_bytes(self) -> int:
+        """Headers, masks and band tiles."""
+        return self.header_bytes + self.mask_bytes + sum(self.bytes_by_band.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self) | {"total_bytes": self.total_bytes}
+
+    def __str__(self) -> str:
+        used = [s for s in self.scenes if s.status == "used"]
+        lines = [
+            f"grid      {self.grid['width']} x {self.grid['height']} px of {self.grid['resolution']:g}"
+            f" in {self.grid['crs'][:40]}",
+            f"scenes    {len(used)} of {len(self.scenes)} compete",
+            f"read      {mib(self.total_bytes)} in {self.requests} requests",
+            f"  headers {mib(self.header_bytes)}, masks {mib(self.mask_bytes)}",
+            *(f"  {b:<9} {mib(n)} in {self.tiles_by_band[b]} tiles" for b, n in self.bytes_by_band.items()),
+            f"memory    {mib(self.memory['peak'])} at the peak, limit {mib(self.memory['limit'])}",
+        ]
+        return "\n".join(lines)
+
+
+async def explain(session: Session) -> Explanation:
+    """Run through masks, winners and headers, and add up what painting would read."""
+    decision = await decide(session)
+    groups = [g for p in decision.plans for g in p.groups]
+    size = dict.fromkeys(session.bands, 0)
+    tiles = dict.fromkeys(session.bands, 0)
+    for g in groups:
+        size[g.band] += g.stored_bytes
+        tiles[g.band] += len(g.indices)
+    masks = sum(m.nbytes for m in decision.choice.masks)
+    counters = session.reader.counters
+    return Explanation(
+        scenes=session.report.scenes,
+        grid=session.grid.as_dict(),
+        header_bytes=max(counters.bytes - masks, 0),
+        mask_bytes=masks,
+        bytes_by_band=size,
+        tiles_by_band=tiles,
+        requests=counters.requests + len(groups),
+        memory=decision.memory.as_dict(),
+    )

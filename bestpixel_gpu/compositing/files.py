@@ -1,0 +1,67 @@
+"""Opening the files of scenes: headers, frames, levels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bestpixel_gpu.catalog.scene import AssetRef, Scene
+from bestpixel_gpu.cog.ifd import HeaderBytes, NeedBytes, read_raster
+from bestpixel_gpu.cog.layout import Level, Raster
+from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.errors import FormatError
+from bestpixel_gpu.geo.pixel_map import RasterFrame
+
+LEVEL_SLACK = 1.01
+"""A level may be this much coarser than the output asks for."""
+
+
+async def open_raster(session: Session, asset: AssetRef, *, signed: bool) -> Raster:
+    """Header of a file: one request for nearly all, more where the header says so."""
+    first, size = await session.reader.header(asset.href, signed=signed)
+    header = HeaderBytes(bytes(first), size)
+    while True:
+        try:
+            return read_raster(header)
+        except NeedBytes as need:
+            more = await session.reader.read(asset.href, need.offset, need.length, signed=signed)
+            header.add(need.offset, bytes(more))
+
+
+def frame_of(raster: Raster, scene: Scene) -> RasterFrame:
+    """Where a raster lies. The file's own tags win over the item's.
+
+    Raises
+    ------
+    FormatError
+        If the raster is rotated, or neither file nor item names a CRS.
+    """
+    x0, y0, dx, dy = raster.check_north_up()
+    crs = raster.crs or scene.crs
+    if crs is None:
+        raise FormatError(f"item {scene.id}: neither the file's GeoKeys nor the item name a CRS")
+    full = raster.levels[0]
+    return RasterFrame(crs, x0, y0, dx, dy, full.width, full.height)
+
+
+def level_for(raster: Raster, decimation: float) -> int:
+    """Index of the coarsest level that is not coarser than the output (1 % slack)."""
+    full = raster.levels[0].width
+    limit = LEVEL_SLACK * max(1.0, decimation)
+    return max(
+        (i for i, level in enumerate(raster.levels) if full / level.width <= limit),
+        key=lambda i: full / raster.levels[i].width,
+    )
+
+
+def sample_of(level: Level, sample: int) -> tuple[Level, int]:
+    """A level that yields one sample of the file, and the plane its tiles lie in."""
+    if level.planes > 1:
+        _check_sample(sample, level.planes)
+        return level, sample
+    _check_sample(sample, level.layout.samples)
+    return (level if sample == 0 else replace(level, layout=replace(level.layout, sample=sample))), 0
+
+
+def _check_sample(sample: int, count: int) -> None:
+    if not 0 <= sample < count:
+        raise FormatError(f"sample {sample} asked of a file with {count} samples per pixel")

@@ -1,0 +1,317 @@
+"""Painting: tiles stream in, blocks go out, band by band, under a memory budget.
+
+A round paints a set of blocks. Its bands are grouped into passes by the size of their decoded
+tiles; each pass has a pool of slots, and passes start in order as memory allows. Within a pass a
+feeder takes slots for the tile groups in the order in which blocks need them, and a painter paints
+each block as soon as its tiles are there and frees the tiles that no later block needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.cog import codecs
+from bestpixel_gpu.cog.layout import HOST_CODECS
+from bestpixel_gpu.compositing.bands import BandFile
+from bestpixel_gpu.compositing.session import Session, first_error, together
+from bestpixel_gpu.engines.contract import (
+    LOST_SLOT,
+    SPARSE_SLOT,
+    CompressedTile,
+    Pool,
+    TapSource,
+    Window,
+)
+from bestpixel_gpu.errors import CorruptTileError, IncompleteError, SourceError
+from bestpixel_gpu.plan.tiles import FetchGroup, Job, Needs, PassPlan, TileKey, plan_pass
+from bestpixel_gpu.result.report import Failure
+from bestpixel_gpu.transfer.limits import BytesGate
+
+LOOKAHEAD_BYTES = 128 << 20
+"""Decoded tiles that may wait beyond those a block needs, where memory allows."""
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """A window of the output and the ranks that won its pixels (negative: not to be painted)."""
+
+    window: Window
+    winners: Any
+
+
+@dataclass(slots=True, eq=False)
+class Round:
+    """What one round paints: blocks, open files by band and rank, and where the samples go."""
+
+    blocks: list[Block]
+    files: dict[str, dict[int, BandFile]]
+    targets: Mapping[str, Any]
+    failed: set[int] = field(default_factory=set)
+    """Blocks with a pixel whose winner was invalid or lost."""
+
+
+async def plan_round(session: Session, work: Round) -> list[PassPlan]:
+    """The read plan of a round: exact tiles of every block, then passes in painting order."""
+    kinds: dict[tuple[tuple[int, int], ...], list[str]] = {}
+    for band, files in work.files.items():
+        kinds.setdefault(tuple((rank, id(f.geometry)) for rank, f in files.items()), []).append(band)
+    needs: dict[str, list[Needs]] = {}
+    for same in kinds.values():
+        geometries = {rank: f.geometry for rank, f in work.files[same[0]].items()}
+        found = await together(
+            [session.compute(session.engine.owners, b.window, b.winners, geometries) for b in work.blocks]
+        )
+        needs |= dict.fromkeys(same, found)
+    by_size: dict[int, list[str]] = {}
+    for band, files in work.files.items():
+        size = max((f.level.layout.decoded_bytes for f in files.values()), default=0)
+        by_size.setdefault(size, []).append(band)
+    return [
+        plan_pass(
+            [
+                (
+                    b,
+                    {r: f.level for r, f in work.files[b].items()},
+                    {r: f.plane for r, f in work.files[b].items()},
+                )
+                for b in bands
+            ],
+            needs,
+        )
+        for _, bands in sorted(by_size.items(), reverse=True)
+    ]
+
+
+class Painter:
+    """Runs the passes of one round."""
+
+    def __init__(self, session: Session, work: Round, plans: Sequence[PassPlan], tile_bytes: int) -> None:
+        self.session, self.work, self.plans = session, work, plans
+        self.memory = BytesGate(tile_bytes)
+        self.tile_bytes = tile_bytes
+        self.wanted = sum(p.n_tiles for p in plans)
+        self.done = 0
+
+    async def run(self) -> None:
+        """Paint everything; the round's `failed` then names the blocks that need repair."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for plan in self.plans:
+                    n_slots = self._slots(plan)
+                    size = n_slots * plan.slot_bytes
+                    await self.memory.acquire(size)
+                    group.create_task(self._run_pass(plan, n_slots, size))
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
+
+    def _slots(self, plan: PassPlan) -> int:
+        if not plan.n_tiles:
+            return 0
+        ahead = plan.peak + LOOKAHEAD_BYTES // max(plan.slot_bytes, 1)
+        fits = self.tile_bytes // max(plan.slot_bytes, 1)
+        return max(plan.peak, min(plan.n_tiles, ahead, fits))
+
+    async def _run_pass(self, plan: PassPlan, n_slots: int, size: int) -> None:
+        try:
+            await _Pass(self, plan, n_slots).run()
+        finally:
+            self.memory.release(size)
+
+    def count(self, n: int) -> None:
+        """Tell the caller that tiles have come."""
+        self.done += n
+        self.session.progress("tiles", self.done, self.wanted)
+
+    def lose(self, file: BandFile, index: int, error: Exception) -> None:
+        """Record a tile that could not be had; raise if that is more than the caller allows."""
+        report, request = self.session.report, self.session.request
+        report.failures.append(
+            Failure(
+                item=file.scene.id,
+                asset=file.asset.key,
+                tile=index,
+                status=getattr(error, "status", None),
+                attempts=getattr(error, "attempts", 1),
+                message=str(error),
+            )
+        )
+        if request.errors == "raise":
+            raise IncompleteError(
+                f"item {file.scene.id}, asset {file.asset.key}, tile {index}: {error}", report
+            ) from error
+        report.lost_tiles += 1
+        if report.lost_tiles > request.max_failed * max(report.wanted_tiles, 1):
+            share = f"{report.lost_tiles} of {report.wanted_tiles} wanted tiles could not be read"
+            last = f"item {file.scene.id}, asset {file.asset.key}: {error}"
+            allowed = f"more than max_failed={request.max_failed:g} allows"
+            raise IncompleteError(f"{share}, {allowed}; last: {last}", report) from error
+
+
+class _Slots:
+    """Free slots of a pool, given out in the order they are asked for; the last freed goes first."""
+
+    def __init__(self, n: int) -> None:
+        self._free = list(range(n - 1, -1, -1))
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, n: int) -> list[int]:
+        if self._waiting or len(self._free) < n:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((n, turn))
+            await turn
+        return [self._free.pop() for _ in range(n)]
+
+    def give(self, slot: int) -> None:
+        self._free.append(slot)
+        if self._waiting and len(self._free) >= self._waiting[0][0]:
+            _, turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+
+
+class _Pass:
+    """One pass: a feeder and a painter over one pool."""
+
+    def __init__(self, owner: Painter, plan: PassPlan, n_slots: int) -> None:
+        self.owner, self.plan, self.session, self.work = owner, plan, owner.session, owner.work
+        self.pool: Pool = self.session.engine.pool(plan.slot_bytes, n_slots)
+        self.slots = _Slots(n_slots)
+        self.tables: dict[tuple[str, int], NDArray[np.int32]] = {}
+        loop = asyncio.get_running_loop()
+        self.ready = {
+            TileKey(g.band, g.rank, i): loop.create_future() for g in plan.groups for i in g.indices
+        }
+        self.uses = plan.uses
+        self.painting = asyncio.Semaphore(self.session.threads)
+
+    async def run(self) -> None:
+        for band in dict.fromkeys(j.band for j in self.plan.jobs):
+            for rank, file in self.work.files[band].items():
+                self.tables[band, rank] = _slot_table(file)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._feed(group))
+            for job in self.plan.jobs:
+                for key in job.tiles:
+                    await self.ready[key]
+                await self.painting.acquire()
+                group.create_task(self._paint(job))
+
+    async def _feed(self, group: asyncio.TaskGroup) -> None:
+        for part in self.plan.groups:
+            slots = await self.slots.take(len(part.indices))
+            group.create_task(self._fetch(part, slots))
+
+    async def _fetch(self, part: FetchGroup, slots: list[int]) -> None:
+        """Read a group's tiles and decode them into their slots."""
+        file = self.work.files[part.band][part.rank]
+        read = self.session.reader.read_many
+        spans = [file.level.span(i, file.plane) or (0, 0) for i in part.indices]
+        answers = await read(file.asset.href, spans, signed=file.scene.signed)
+        status = await self._decode(file, part.indices, slots, answers)
+        for n, i in enumerate(part.indices):
+            if isinstance(
+                status[n], CorruptTileError
+            ):  # damaged on the way, or in the archive: ask once more
+                again = await read(file.asset.href, spans[n : n + 1], signed=file.scene.signed)
+                status[n] = (await self._decode(file, (i,), slots[n : n + 1], again))[0]
+            self._settle(file, part, i, slots[n], status[n])
+        self.owner.count(len(part.indices))
+
+    def _settle(
+        self, file: BandFile, part: FetchGroup, index: int, slot: int, error: Exception | None
+    ) -> None:
+        key = TileKey(part.band, part.rank, index)
+        if error is None:
+            self.tables[part.band, part.rank][index] = slot
+        else:
+            self.slots.give(slot)
+            self.owner.lose(file, index, error)
+        self.ready[key].set_result(None)
+
+    async def _decode(
+        self, file: BandFile, indices: Sequence[int], slots: Sequence[int], answers: Sequence[Any]
+    ) -> list[Exception | None]:
+        errors: list[Exception | None] = [a if isinstance(a, SourceError) else None for a in answers]
+        good = [n for n, e in enumerate(errors) if e is None]
+        if good:
+            status = await self.session.compute(
+                self._load,
+                file,
+                [indices[n] for n in good],
+                [slots[n] for n in good],
+                [answers[n] for n in good],
+            )
+            for n, error in zip(good, status, strict=True):
+                errors[n] = error
+        return errors
+
+    def _load(
+        self, file: BandFile, indices: list[int], slots: list[int], data: list[Any]
+    ) -> list[Exception | None]:
+        """On a compute thread: host codecs first, then the engine."""
+        tiles, errors = [], {}
+        for n, (i, stored) in enumerate(zip(indices, data, strict=True)):
+            layout, raw = file.level.layout_of(i), stored
+            try:
+                if layout.codec in HOST_CODECS:
+                    raw, layout = codecs.to_raw(bytes(stored), file.level, i, file.plane)
+            except CorruptTileError as exc:
+                errors[n] = exc
+                continue
+            tiles.append((n, CompressedTile(i, raw, layout)))
+        status = self.session.engine.load(
+            self.pool, [slots[n] for n, _ in tiles], [t for _, t in tiles]
+        ).wait()
+        for (n, tile), bad in zip(tiles, status, strict=True):
+            if bad:
+                errors[n] = CorruptTileError(
+                    f"tile {tile.index} does not decode to {tile.layout.inflated_bytes} bytes"
+                )
+        return [errors.get(n) for n in range(len(indices))]
+
+    async def _paint(self, job: Job) -> None:
+        try:
+            failed = await self.session.compute(self._paint_now, job)
+        finally:
+            self.painting.release()
+        if failed:
+            self.work.failed.add(job.block)
+        for key in job.tiles:  # jobs may end in another order than they began: count, do not assume
+            self.uses[key] -= 1
+            table = self.tables[key.band, key.rank]
+            if not self.uses[key] and table[key.index] >= 0:
+                self.slots.give(int(table[key.index]))
+                table[key.index] = LOST_SLOT
+
+    def _paint_now(self, job: Job) -> int:
+        block = self.work.blocks[job.block]
+        r0, r1, c0, c1 = block.window
+        sources = {
+            rank: TapSource(
+                geometry=f.geometry,
+                pool=self.pool,
+                slots=self.tables[job.band, rank],
+                dtype=f.level.layout.dtype,
+                rule=f.rule,
+            )
+            for rank, f in self.work.files[job.band].items()
+        }
+        target = self.work.targets[job.band][r0:r1, c0:c1]
+        return self.session.engine.paint(target, block.window, block.winners, sources)
+
+
+def _slot_table(file: BandFile) -> NDArray[np.int32]:
+    """Lost until a tile comes; sparse where the file stores none."""
+    level = file.level
+    n = level.tiles_across * level.tiles_down
+    first = file.plane * n
+    part = slice(first, first + n)
+    sparse = (level.offsets[part] == 0) | (level.byte_counts[part] == 0)
+    return np.where(sparse, SPARSE_SLOT, LOST_SLOT).astype(np.int32)

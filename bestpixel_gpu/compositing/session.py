@@ -1,0 +1,91 @@
+"""What every stage of one run shares: request, grid, engine, reader, report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from bestpixel_gpu.catalog.providers import Endpoint
+from bestpixel_gpu.engines.contract import ChunkGrid, Engine
+from bestpixel_gpu.geo.grid import Grid
+from bestpixel_gpu.geo.pixel_map import Projector
+from bestpixel_gpu.request import Request
+from bestpixel_gpu.result.report import Report
+from bestpixel_gpu.transfer.reader import Reader
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One run. Stages take it as their first argument and add to its report."""
+
+    request: Request
+    endpoint: Endpoint
+    bands: tuple[str, ...]
+    interval: tuple[Any, Any]
+    grid: Grid
+    chunks: ChunkGrid
+    engine: Engine
+    executor: Executor
+    threads: int
+    reader: Reader
+    report: Report
+    memory_limit: int
+    block_cols: int | None = None
+    """Chunk columns per block; ``None`` for whole rows. Changes speed and memory, never pixels."""
+    projector: Projector = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.projector = Projector(self.grid)
+
+    async def compute(self, work: Callable[..., T], *args: Any) -> T:
+        """Run engine work on the compute threads."""
+        return await asyncio.get_running_loop().run_in_executor(self.executor, work, *args)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Tell the caller how far a stage is."""
+        if self.request.progress is not None:
+            self.request.progress(stage, done, total)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage into the report."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+async def together(work: list[Any], on_done: Callable[[int], None] | None = None) -> list[Any]:
+    """Results of coroutines run at once; the first error cancels the rest and is raised itself."""
+    done = 0
+
+    async def counted(coro: Any) -> Any:
+        nonlocal done
+        result = await coro
+        done += 1
+        if on_done is not None:
+            on_done(done)
+        return result
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(counted(c)) for c in work]
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+    return [t.result() for t in tasks]
+
+
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first real error of a group, however deep."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,119 @@
+"""From a checked request to a session: endpoint, bands, dates, grid, memory, all before any request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from bestpixel_gpu import engines
+from bestpixel_gpu.catalog.providers import Endpoint, resolve_endpoint
+from bestpixel_gpu.catalog.search import parse_interval
+from bestpixel_gpu.catalog.signing import SasSigner
+from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.engines.contract import ChunkGrid
+from bestpixel_gpu.errors import InputError
+from bestpixel_gpu.geo.crs import crs_text
+from bestpixel_gpu.geo.grid import Grid, chunk_edges, grid_in, grid_of_geobox, native_grid
+from bestpixel_gpu.plan.memory import check_output
+from bestpixel_gpu.request import MAX_PIXELS, Request
+from bestpixel_gpu.result.report import Report
+from bestpixel_gpu.transfer.reader import Reader
+
+
+@asynccontextmanager
+async def open_session(request: Request) -> AsyncIterator[Session]:
+    """Everything a run needs; closed again however the run ends.
+
+    Raises
+    ------
+    InputError, MemoryLimitError, DeviceError
+        Before any request is made.
+    """
+    endpoint = resolve_endpoint(request.endpoint)
+    bands = band_names(request.bands, endpoint)
+    interval = parse_interval(request.datetime)
+    grid = output_grid(request)
+    threads = request.threads or usable_cpus()
+    engine = engines.create(request.device, threads)
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="bestpixel-compute")
+    try:
+        limit = request.memory_limit or engine.budget()
+        check_output(grid.width * grid.height, len(bands), limit, grid.res_x)
+        reader = make_reader(request, endpoint)
+        try:
+            yield Session(
+                request=request,
+                endpoint=endpoint,
+                bands=bands,
+                interval=interval,
+                grid=grid,
+                chunks=chunk_grid(grid, request),
+                engine=engine,
+                executor=executor,
+                threads=threads,
+                reader=reader,
+                report=Report.begin(request_dict(request), engine.name, threads),
+                memory_limit=limit,
+            )
+        finally:
+            await reader.close()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        engine.close()
+
+
+def usable_cpus() -> int:
+    """CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def band_names(bands: tuple[str, ...] | None, endpoint: Endpoint) -> tuple[str, ...]:
+    """The asked bands, or all of the endpoint; InputError names the unknown ones."""
+    known = tuple(dict.fromkeys(b for p in endpoint.collections for b in p.bands))
+    unknown = [b for b in bands or () if b not in known]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise InputError(f"unknown band {names} for {endpoint.name}: choose from {', '.join(known)}")
+    return bands or known
+
+
+def output_grid(request: Request) -> Grid:
+    """The grid of the request: a geobox's, a CRS's or the native UTM one."""
+    if request.geobox is not None:
+        grid = grid_of_geobox(request.geobox)
+    elif request.crs is not None:
+        assert request.bbox is not None
+        grid = grid_in(request.bbox, request.resolution, crs_text(request.crs))
+    else:
+        assert request.bbox is not None
+        grid = native_grid(request.bbox, request.resolution)
+    if not 0 < grid.width * grid.height <= MAX_PIXELS:
+        raise InputError(
+            f"the grid would be {grid.width} x {grid.height} pixels of {grid.res_x:g}: "
+            "check resolution (metres, or units of crs=) and bbox"
+        )
+    return grid
+
+
+def chunk_grid(grid: Grid, request: Request) -> ChunkGrid:
+    """Selection chunks, anchored at the CRS origin; at the box for the ancestor's order."""
+    row0, col0 = (0, 0) if request.order == "ancestor" else (grid.row0, grid.col0)
+    return ChunkGrid(chunk_edges(row0, grid.height), chunk_edges(col0, grid.width))
+
+
+def make_reader(request: Request, endpoint: Endpoint) -> Reader:
+    """Reader of byte ranges; its signer is asked only for files that need a token."""
+    reader = Reader(concurrency=request.concurrency, disk_cache=request.disk_cache)
+    reader.signer = SasSigner(request.stac_url or endpoint.root, reader.get_json)
+    return reader
+
+
+def request_dict(request: Request) -> dict[str, Any]:
+    """The request as JSON-able values, for the report."""
+    plain = (str, int, float, bool, type(None), list, tuple)
+    names = [n for n in request.__dataclass_fields__ if n not in ("items", "progress", "geobox")]
+    values = {n: getattr(request, n) for n in names}
+    return {n: v if isinstance(v, plain) else repr(v) for n, v in values.items()}

@@ -1,0 +1,340 @@
+"""The contract every engine fulfils: memory and arithmetic, and the values that describe the work.
+
+An engine knows nothing of STAC, HTTP or TIFF tags. It decodes tiles, turns class masks into
+scores, keeps the smallest key of every pixel and paints the winners' samples. All arithmetic is in
+integers and stated once in :mod:`bestpixel_gpu.engines.fixed_point`, so two engines give the same
+bytes. Every method may be called from any thread; calls that write different windows of one array
+may run at once.
+
+Windows are half-open and in pixels: ``(row0, row1, col0, col1)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.cog.layout import TileLayout
+from bestpixel_gpu.geo.pixel_map import PixelMap
+
+Window = tuple[int, int, int, int]
+
+NO_KEY = 0xFFFFFFFF
+"""Key of a pixel that no scene competes for."""
+SCORE_SHIFT = 17
+"""key = score << 17 | (not selected) << 16 | rank."""
+NO_SCORE = 65535
+"""Quality of a pixel without a winner; other scores are below 32767."""
+NODATA_CODE = 255
+"""Score code of a mask pixel that observed nothing (outside, fill, sparse tile)."""
+UNUSABLE_CODE = 254
+"""Score code of a mask pixel that observed something unusable (cloud)."""
+SPARSE_SLOT = -1
+"""Slot of a tile that the file does not store: invalid everywhere."""
+LOST_SLOT = -2
+"""Slot of a tile that should be there but could not be read: its pixels go to repair."""
+NODATA = 65535
+"""Nodata of painted bands; valid values are 0..65534."""
+
+TILE_OK, TILE_CORRUPT = 0, 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileGrid:
+    """The raster that tiles cut: sizes in pixels, row-major tile index."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+
+    @property
+    def tiles_across(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.tile_width)
+
+    @property
+    def tiles_down(self) -> int:
+        """Tiles in a column."""
+        return -(-self.height // self.tile_height)
+
+
+@dataclass(frozen=True, slots=True)
+class CompressedTile:
+    """A tile as it was stored. ``data`` is ``None`` for a sparse tile."""
+
+    index: int
+    data: bytes | bytearray | memoryview | None
+    layout: TileLayout
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskTable:
+    """Class value -> score, by way of a one-byte code that sorts like the score.
+
+    Attributes
+    ----------
+    codes : uint8, (65536,)
+        Code of each class value (the sample's unsigned bits). Codes 0..253 rise with the score;
+        254 unusable, 255 nodata.
+    scores : uint16, (256,)
+        Score of each code; 65535 for 254 and 255.
+    clear : bool, (256,)
+        Codes that count as clear in statistics.
+    """
+
+    codes: NDArray[np.uint8]
+    scores: NDArray[np.uint16]
+    clear: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Half extents, in mask pixels with 32 fractional bits, of an output pixel on the mask.
+
+    An output pixel takes the worst (largest) code of the mask pixels i with
+    ``lo <= i + 1/2 < hi``, lo and hi = centre -+ half extent on each axis, cut at the raster's
+    edge; none of them: the nearest. A centre outside the raster is nodata.
+    """
+
+    half_x: int
+    half_y: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreRaster:
+    """Part of one scene's mask as score codes; `data` belongs to the engine that made it.
+
+    Attributes
+    ----------
+    window : Window
+        The part, in mask pixels. Pixels of the raster outside it read as nodata.
+    width, height : int
+        Size of the whole mask raster.
+    data : uint8 array of the engine, (rows, cols) of `window`
+    """
+
+    window: Window
+    width: int
+    height: int
+    data: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkGrid:
+    """How chunks cut the output grid: rising edges, first 0, last the grid's size."""
+
+    row_edges: NDArray[np.int64]
+    col_edges: NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class RankState:
+    """The running best of a window of the output grid.
+
+    Attributes
+    ----------
+    window : Window
+        Part of the output grid.
+    keys : uint32, (rows, cols), engine's array
+        Smallest key so far, :data:`NO_KEY` where none.
+    counts : uint16, (rows, cols) or None
+        Competing scenes with a usable score; not counted where ``None`` (repair).
+    floor : uint32, (rows, cols) or None
+        Only keys above it compete (repair).
+    """
+
+    window: Window
+    keys: Any
+    counts: Any = None
+    floor: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRule:
+    """What makes a sample valid, how it is interpolated, and the exact rational that follows."""
+
+    lo: int
+    hi: int
+    nodata: int | None = None
+    erode: bool = False
+    """A pixel is also invalid when its 5 x 5 neighbourhood (cut at the raster's edge) holds an
+    invalid one: averaged rims in overviews of files without a nodata tag."""
+    bilinear: bool = True
+    mul: int = 1
+    add: int = 0
+    div: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TapGeometry:
+    """Where a scene's level lies under the output grid."""
+
+    grid: TileGrid
+    positions: PixelMap
+    bilinear: bool = True
+    margin: int = 0
+    """Pixels around each tap that are needed too (2 where the rule erodes)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TapSource:
+    """A scene's level ready to be sampled."""
+
+    geometry: TapGeometry
+    pool: Pool
+    slots: NDArray[np.int32]
+    """Slot of each tile, or :data:`SPARSE_SLOT`, or :data:`LOST_SLOT`."""
+    dtype: np.dtype[Any]
+    rule: SampleRule
+
+
+class Pool(Protocol):
+    """Slots for decoded tiles, each `slot_bytes` long; a tile lies row-major at its slot's start."""
+
+    slot_bytes: int
+    n_slots: int
+
+
+class Ticket(Protocol):
+    """The promise of a batch: when it is done, a status for each tile."""
+
+    def wait(self) -> NDArray[np.int8]:
+        """:data:`TILE_OK` or :data:`TILE_CORRUPT` for each tile of the batch, in its order."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class MaskStatistics:
+    """What one mask shows of each chunk, in output pixels.
+
+    Attributes
+    ----------
+    clear, valid : int64, (chunk rows, chunk cols) of the window's chunks
+        Output pixels whose code is clear; whose code is not nodata.
+    clear_cells, valid_cells : uint32, (chunk rows, chunk cols, 32, 32) or None
+        The same per 32 x 32 cells of a chunk: cell m of a chunk h rows high covers its rows
+        ``m h // 32 .. (m + 1) h // 32 - 1``.
+    """
+
+    clear: NDArray[np.int64]
+    valid: NDArray[np.int64]
+    clear_cells: NDArray[np.uint32] | None = field(default=None)
+    valid_cells: NDArray[np.uint32] | None = field(default=None)
+
+
+class Engine(Protocol):
+    """Memory and arithmetic of one device."""
+
+    name: str
+    """``"cpu"`` or ``"cuda:0"``."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> Any:
+        """Engine array, filled if asked."""
+        ...
+
+    def pool(self, slot_bytes: int, n_slots: int) -> Pool:
+        """Room for decoded tiles; on the CPU its pages are taken when they are first used."""
+        ...
+
+    def load(
+        self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]
+    ) -> Ticket:
+        """Inflate, unpack, undo the predictor and the byte order of each tile into its slot.
+
+        A tile that does not decode to exactly its layout's bytes is corrupt; its slot's content is
+        then undefined. No tile here is sparse.
+        """
+        ...
+
+    def classify(
+        self,
+        tiles: Sequence[CompressedTile],
+        grid: TileGrid,
+        window: Window,
+        table: MaskTable,
+        *,
+        nodata: int,
+        grow: int = 0,
+    ) -> tuple[ScoreRaster, NDArray[np.int8]]:
+        """Decode mask tiles and map them to score codes over `window` of the mask raster.
+
+        Sparse tiles hold class `nodata`; tiles of the window that are not given read as nodata.
+        With ``grow = n`` every pixel whose (2n+1) x (2n+1) neighbourhood, cut at the edge of the
+        raster, holds a nodata code becomes nodata; `window` must then hold n pixels of margin
+        around what is sampled. Returns the raster and a status for each tile given.
+        """
+        ...
+
+    def statistics(
+        self,
+        mask: ScoreRaster,
+        positions: PixelMap,
+        window: Window,
+        chunks: ChunkGrid,
+        table: MaskTable,
+        *,
+        footprint: Footprint | None = None,
+        cells: bool = False,
+    ) -> MaskStatistics:
+        """Count clear and valid output pixels per chunk; `window` starts and ends on chunk edges."""
+        ...
+
+    def rank(
+        self,
+        state: RankState,
+        mask: ScoreRaster,
+        positions: PixelMap,
+        table: MaskTable,
+        key_low: int,
+        *,
+        footprint: Footprint | None = None,
+        chunks: ChunkGrid | None = None,
+        barred: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """One scene competes: ``keys = min(keys, scores[code] << 17 | key_low)``; counts grow.
+
+        Only pixels of ``state.window`` are touched. In chunks that `barred` marks (chunk rows,
+        chunk cols of the whole grid) the scene is counted but does not compete.
+        """
+        ...
+
+    def owners(
+        self, window: Window, winners: Any, geometries: Mapping[int, TapGeometry]
+    ) -> dict[int, NDArray[np.int64]]:
+        """Tiles with a tap of weight > 0 under a pixel that a scene won.
+
+        ``winners`` (rows, cols) of `window` holds ranks, negative where none. Returns, for each
+        rank of `geometries`, the rising tile indices; taps outside the raster need no tile.
+        """
+        ...
+
+    def paint(
+        self, target: Any, window: Window, winners: Any, sources: Mapping[int, TapSource]
+    ) -> int:
+        """Write the winners' samples into `target` (uint16, (rows, cols) of `window`).
+
+        Pixels whose winner is negative or not in `sources` are left alone. A pixel whose sample is
+        invalid or whose tap is lost becomes :data:`NODATA`. Returns how many did.
+        """
+        ...
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        """The array as NumPy (the array itself where it already is)."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until everything asked for is done."""
+        ...
+
+    def budget(self) -> int:
+        """Bytes of memory the engine may use by default."""
+        ...
+
+    def close(self) -> None:
+        """Give back threads and memory; the engine is not used afterwards."""
+        ...

@@ -1,0 +1,167 @@
+"""The CPU engine: Numba kernels on the caller's thread, without the GIL."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.engines.contract import (
+    ChunkGrid,
+    CompressedTile,
+    Footprint,
+    MaskStatistics,
+    MaskTable,
+    Pool,
+    RankState,
+    ScoreRaster,
+    TapGeometry,
+    TapSource,
+    Ticket,
+    TileGrid,
+    Window,
+)
+from bestpixel_gpu.engines.cpu.classify import classify
+from bestpixel_gpu.engines.cpu.decode import Decoder
+from bestpixel_gpu.engines.cpu.memory import default_budget
+from bestpixel_gpu.engines.cpu.owners import owners
+from bestpixel_gpu.engines.cpu.paint import CpuPool, paint
+from bestpixel_gpu.engines.cpu.rank import rank, statistics
+from bestpixel_gpu.geo.pixel_map import PixelMap
+
+class DoneTicket:
+    """A batch that was done when it was asked for."""
+
+    def __init__(self, status: NDArray[np.int8]) -> None:
+        self._status = status
+
+    def wait(self) -> NDArray[np.int8]:
+        """Status of each tile of the batch."""
+        return self._status
+
+
+class CpuEngine:
+    """Fulfils :class:`~bestpixel_gpu.engines.contract.Engine` in ordinary memory.
+
+    Every method does its work on the thread that calls it and returns when it is done; kernels
+    run without the GIL, so callers use as many threads as they like, for instance `executor`.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Workers of `executor`; the processors this process may use.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or _usable_processors()
+        self._decoder = Decoder.best()
+        self._executor: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """Threads for calls to this engine, started when first asked for."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="bestpixel-cpu")
+            return self._executor
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> NDArray[Any]:
+        """NumPy array, filled if asked."""
+        return np.empty(shape, dtype) if fill is None else np.full(shape, fill, dtype)
+
+    def pool(self, slot_bytes: int, n_slots: int) -> CpuPool:
+        """Room for decoded tiles; its pages are taken when they are first used."""
+        return CpuPool(slot_bytes, n_slots)
+
+    def load(self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]) -> Ticket:
+        """Inflate, unpack, undo the predictor and the byte order of each tile into its slot."""
+        assert isinstance(pool, CpuPool)
+        for slot, tile in zip(slots, tiles, strict=True):
+            if not 0 <= slot < pool.n_slots or tile.layout.decoded_bytes > pool.slot_bytes:
+                raise ValueError(f"tile {tile.index} does not fit slot {slot} of {pool.n_slots}")
+        return DoneTicket(self._decoder.decode(tiles, pool.data, [slot * pool.step for slot in slots]))
+
+    def classify(
+        self,
+        tiles: Sequence[CompressedTile],
+        grid: TileGrid,
+        window: Window,
+        table: MaskTable,
+        *,
+        nodata: int,
+        grow: int = 0,
+    ) -> tuple[ScoreRaster, NDArray[np.int8]]:
+        """Decode mask tiles and map them to score codes over `window` of the mask raster."""
+        return classify(self._decoder, tiles, grid, window, table, nodata, grow)
+
+    def statistics(
+        self,
+        mask: ScoreRaster,
+        positions: PixelMap,
+        window: Window,
+        chunks: ChunkGrid,
+        table: MaskTable,
+        *,
+        footprint: Footprint | None = None,
+        cells: bool = False,
+    ) -> MaskStatistics:
+        """Count clear and valid output pixels per chunk; `window` starts and ends on chunk edges."""
+        return statistics(mask, positions, window, chunks, table, footprint, cells)
+
+    def rank(
+        self,
+        state: RankState,
+        mask: ScoreRaster,
+        positions: PixelMap,
+        table: MaskTable,
+        key_low: int,
+        *,
+        footprint: Footprint | None = None,
+        chunks: ChunkGrid | None = None,
+        barred: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """One scene competes: ``keys = min(keys, scores[code] << 17 | key_low)``; counts grow."""
+        rank(state, mask, positions, table, key_low, footprint, chunks, barred)
+
+    def owners(
+        self, window: Window, winners: Any, geometries: Mapping[int, TapGeometry]
+    ) -> dict[int, NDArray[np.int64]]:
+        """Tiles with a tap of weight > 0 under a pixel that a scene won."""
+        return owners(window, winners, geometries)
+
+    def paint(self, target: Any, window: Window, winners: Any, sources: Mapping[int, TapSource]) -> int:
+        """Write the winners' samples into `target`; returns how many pixels became nodata."""
+        return paint(target, window, winners, sources)
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        """The array itself."""
+        return np.asarray(array)
+
+    def synchronize(self) -> None:
+        """Nothing is ever pending."""
+
+    def budget(self) -> int:
+        """Half of the memory that this machine or container has left."""
+        return default_budget()
+
+    def close(self) -> None:
+        """Stop the executor, if one was started."""
+        with self._lock:
+            if self._executor is not None:
+                self._executor.shutdown(wait=True, cancel_futures=True)
+                self._executor = None
+
+
+def _usable_processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

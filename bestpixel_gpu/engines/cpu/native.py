@@ -1,0 +1,94 @@
+"""Intrinsics that Python has no word for: pointers, calling C by address, copying, swapping bytes.
+
+Kernels turn their array arguments into pointers where they look at many small pieces: a pointer
+is not counted, an array view is, and counting is atomic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_I8 = ir.IntType(8)
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def call_inflate(
+    typing: Any, function: Any, state: Any, source: Any, n_in: Any, target: Any, n_out: Any
+) -> Any:
+    """``function(state, source, n_in, target, n_out, NULL)``, all addresses and sizes: its result."""
+    signature = types.int32(types.int64, types.int64, types.int64, types.int64, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pointer = _I8.as_pointer()
+        kind = ir.FunctionType(_I32, [pointer, pointer, _I64, pointer, _I64, pointer])
+        fn, state, source, n_in, target, n_out = args
+        address = builder.inttoptr(fn, kind.as_pointer())
+        null = ir.Constant(pointer, None)
+        as_pointer = [builder.inttoptr(a, pointer) for a in (state, source, target)]
+        return builder.call(address, [as_pointer[0], as_pointer[1], n_in, as_pointer[2], n_out, null])
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_memory(typing: Any, source: Any, target: Any, size: Any) -> Any:
+    """Copy `size` bytes between two addresses."""
+    signature = types.void(types.int64, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source, target, size = args
+        pointer = _I8.as_pointer()
+        cgutils.raw_memcpy(builder, builder.inttoptr(target, pointer), builder.inttoptr(source, pointer), size, 1)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def swap_bytes(typing: Any, value: Any) -> Any:
+    """The unsigned integer with its bytes in the other order."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return args[0] if sig.args[0].bitwidth == 8 else builder.bswap(args[0])
+
+    return value(value), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_big_endian(typing: Any, address: Any) -> Any:
+    """The 8 bytes at any address as a big-endian uint64."""
+    signature = types.uint64(types.int64)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = builder.load(builder.inttoptr(args[0], _I64.as_pointer()))
+        word.align = 1
+        return builder.bswap(word)
+
+    return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def start_of(typing: Any, array: Any) -> Any:
+    """Pointer to the first element of an array argument, which its caller keeps alive."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def moved(typing: Any, pointer: Any, count: Any) -> Any:
+    """The pointer `count` elements further on."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return pointer(pointer, types.int64), generate

@@ -1,0 +1,77 @@
+"""Winners' samples -> the painted band of a window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.engines.contract import TapSource, Window
+from bestpixel_gpu.engines.cpu.jit import plane, table
+from bestpixel_gpu.engines.cpu.lattice import lattice_of
+from bestpixel_gpu.engines.cpu.paint_axis import BLEND_COLUMNS, COLUMN_FIELDS, column_table, paint_axis
+from bestpixel_gpu.engines.cpu.paint_lattice import paint_lattice
+from bestpixel_gpu.engines.cpu.sample import level_of, rule_of
+from bestpixel_gpu.engines.cpu.spans import spans_of
+from bestpixel_gpu.geo.pixel_map import AxisMap
+
+
+class CpuPool:
+    """Slots of decoded tiles in one block of memory, each on a cache line of its own."""
+
+    def __init__(self, slot_bytes: int, n_slots: int) -> None:
+        self.slot_bytes = slot_bytes
+        self.n_slots = n_slots
+        self.step = -(-slot_bytes // _ALIGNMENT) * _ALIGNMENT
+        """Bytes from slot to slot."""
+        self.data = np.empty(self.step * n_slots, np.uint8)
+
+
+_ALIGNMENT = 64
+
+
+def paint(
+    target: NDArray[np.uint16], window: Window, winners: NDArray[Any], sources: Mapping[int, TapSource]
+) -> int:
+    """Write the winners' samples, return how many became nodata; see the contract."""
+    flat, step = plane(target)
+    brushes = {}
+    failed = 0
+    for rank, spans in spans_of(winners, list(sources)):
+        if rank not in brushes:
+            brushes[rank] = _Brush(sources[rank], window)
+        failed += brushes[rank].paint(spans, flat, step)
+    return failed
+
+
+class _Brush:
+    """One scene's source, put in the kernels' terms."""
+
+    def __init__(self, source: TapSource, window: Window) -> None:
+        pool, dtype = source.pool, source.dtype
+        assert isinstance(pool, CpuPool)
+        if dtype.kind not in "ui" or dtype.itemsize > 4:
+            raise ValueError(f"cannot paint samples of type {dtype}: expected integers of 8 to 32 bits")
+        row0, row1, col0, col1 = window
+        self._pool = pool.data.view(dtype)
+        self._slots = table(source.slots, np.int32)
+        self._level = level_of(source, pool.step // dtype.itemsize)
+        self._rule = rule_of(source.rule, dtype)
+        positions = source.geometry.positions
+        if isinstance(positions, AxisMap):
+            self._lattice = None
+            self._x, self._y = table(positions.x[col0:col1], np.int64), table(positions.y[row0:row1], np.int64)
+            self._columns = np.empty((COLUMN_FIELDS, col1 - col0), np.int32)
+            column_table(self._x, self._level, self._columns)
+            self._blend = np.empty(BLEND_COLUMNS, np.int32 if dtype.itemsize < 4 else np.int64)
+        else:
+            self._lattice = lattice_of(positions, row0, col0)
+
+    def paint(self, spans: NDArray[np.int32], target: NDArray[np.uint16], step: int) -> int:
+        """Paint spans of the window, return how many pixels became nodata."""
+        source = (spans, self._pool, self._slots, self._level, self._rule)
+        if self._lattice is not None:
+            return int(paint_lattice(*source, self._lattice, target, step))
+        return int(paint_axis(*source, self._x, self._y, self._columns, self._blend, target, step))

@@ -1,0 +1,224 @@
+"""Inflated bytes -> native samples of a tile: bits, predictor, byte order, one sample of several."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import register_jitable
+
+from bestpixel_gpu.cog.layout import TileLayout
+from bestpixel_gpu.engines.cpu.jit import kernel
+from bestpixel_gpu.engines.cpu.native import call_inflate, copy_memory, load_big_endian, swap_bytes
+from bestpixel_gpu.errors import FormatError
+
+SPARE = 8
+"""Bytes that must be readable beyond the end of packed samples."""
+
+OK, CORRUPT = 0, 1
+
+
+class Packing(NamedTuple):
+    """A :class:`TileLayout` as the kernels take it."""
+
+    width: int
+    height: int
+    bits: int
+    signed: int
+    samples: int
+    sample: int
+    predictor: int
+    swap: int
+    row_bytes: int
+    in_place: int
+    """The inflated bytes are inflated straight into the slot."""
+
+
+def packing_of(layout: TileLayout) -> Packing:
+    """Check that a layout can be unpacked, and put it in numbers.
+
+    Raises
+    ------
+    FormatError
+        If the codec is not inflated here, or bits and predictor do not go together.
+    """
+    whole = layout.bits in (8, 16, 32, 64)
+    if layout.codec not in ("none", "deflate"):
+        raise FormatError(f"codec {layout.codec!r} must be decoded before the tile is loaded")
+    if not (whole or 1 <= layout.bits <= 16):
+        raise FormatError(f"{layout.bits} bits a sample: expected 1..16, 32 or 64")
+    if layout.predictor not in (1, 2, 3):
+        raise FormatError(f"predictor {layout.predictor}: expected 1, 2 or 3")
+    if layout.predictor == 2 and not whole:
+        raise FormatError(f"predictor 2 on {layout.bits}-bit samples: expected 8, 16, 32 or 64 bits")
+    if layout.predictor == 3 and (layout.kind != "f" or not whole):
+        raise FormatError(f"predictor 3 on {layout.bits}-bit {layout.kind!r}: expected floating point")
+    return Packing(
+        layout.width,
+        layout.height,
+        layout.bits,
+        int(layout.kind == "i"),
+        layout.samples,
+        layout.sample,
+        layout.predictor,
+        int(layout.byteorder == ">"),
+        layout.row_bytes,
+        int(whole and layout.samples == 1 and layout.predictor != 3),
+    )
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _unpack_whole(source: Any, target: Any, how: Packing) -> None:
+    """8, 16, 32 or 64 bits: byte order, then predictor 2; `source` may be `target`."""
+    step = how.samples
+    per_row = how.width * step
+    for row in range(how.height):
+        values = source[row * per_row + how.sample : (row + 1) * per_row]
+        out = target[row * how.width : (row + 1) * how.width]
+        if how.predictor == 2:
+            total = source.dtype.type(0)
+            if how.swap:
+                for i in range(how.width):
+                    total += swap_bytes(values[i * step])
+                    out[i] = total
+            elif step == 1:
+                for i in range(how.width):
+                    total += values[i]
+                    out[i] = total
+            else:
+                for i in range(how.width):
+                    total += values[i * step]
+                    out[i] = total
+        elif how.swap:
+            for i in range(how.width):
+                out[i] = swap_bytes(values[i * step])
+        else:
+            for i in range(how.width):
+                out[i] = values[i * step]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _unpack_float(source: Any, target: Any, how: Packing) -> None:
+    """Predictor 3: byte differences along the row, then the bytes of all values, highest first."""
+    size = how.bits // 8
+    values = how.width * how.samples
+    for row in range(how.height):
+        line = source[row * how.row_bytes : (row + 1) * how.row_bytes]
+        for i in range(how.samples, how.row_bytes):
+            line[i] += line[i - how.samples]
+        out = target[row * how.width : (row + 1) * how.width]
+        for i in range(how.width):
+            at = i * how.samples + how.sample
+            value = np.uint64(0)
+            for plane in range(size):
+                value = (value << np.uint64(8)) | np.uint64(line[plane * values + at])
+            out[i] = target.dtype.type(value)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _unpack_bits(source: Any, target: Any, how: Packing) -> None:
+    """1..16 bits a sample, highest bit first, rows from a byte's edge."""
+    sign = np.uint64(how.signed) << np.uint64(how.bits - 1)
+    drop = np.uint64(64 - how.bits)
+    start = how.sample * how.bits
+    step = how.samples * how.bits
+    for row in range(how.height):
+        address = source.ctypes.data + row * how.row_bytes
+        out = target[row * how.width : (row + 1) * how.width]
+        for i in range(how.width):
+            bit = start + i * step
+            word = load_big_endian(address + (bit >> 3)) << np.uint64(bit & 7)
+            out[i] = target.dtype.type(((word >> drop) ^ sign) - sign)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _unpack_15(source: Any, target: Any, how: Packing) -> None:
+    """15 bits, one unsigned sample: eight pixels from 15 bytes by two loads."""
+    mask = np.uint64(0x7FFF)
+    for row in range(how.height):
+        address = source.ctypes.data + row * how.row_bytes
+        out = target[row * how.width : (row + 1) * how.width]
+        for group in range(how.width >> 3):
+            left = load_big_endian(address + group * 15)
+            right = load_big_endian(address + group * 15 + 7)
+            part = out[group * 8 : group * 8 + 8]
+            for i in range(4):
+                part[i] = np.uint16((left >> np.uint64(49 - 15 * i)) & mask)
+                part[i + 4] = np.uint16((right >> np.uint64(45 - 15 * i)) & mask)
+        for i in range(how.width & ~7, how.width):
+            word = load_big_endian(address + (i * 15 >> 3)) << np.uint64(i * 15 & 7)
+            out[i] = np.uint16(word >> np.uint64(49))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def _unpack(source: Any, target: Any, how: Packing) -> None:
+    """One tile, both sides as bytes."""
+    if how.predictor == 3:
+        if how.bits == 16:
+            _unpack_float(source, target.view(np.uint16), how)
+        elif how.bits == 32:
+            _unpack_float(source, target.view(np.uint32), how)
+        else:
+            _unpack_float(source, target.view(np.uint64), how)
+    elif how.bits == 8:
+        if how.predictor == 2 or not how.in_place:
+            _unpack_whole(source, target, how)
+    elif how.bits == 16:
+        if how.predictor == 2 or how.swap or not how.in_place:
+            _unpack_whole(source.view(np.uint16), target.view(np.uint16), how)
+    elif how.bits == 32:
+        if how.predictor == 2 or how.swap or not how.in_place:
+            _unpack_whole(source.view(np.uint32), target.view(np.uint32), how)
+    elif how.bits == 64:
+        if how.predictor == 2 or how.swap or not how.in_place:
+            _unpack_whole(source.view(np.uint64), target.view(np.uint64), how)
+    elif how.bits == 15 and how.samples == 1 and not how.signed:
+        _unpack_15(source, target.view(np.uint16), how)
+    elif how.bits > 8:
+        _unpack_bits(source, target.view(np.uint16), how)
+    else:
+        _unpack_bits(source, target, how)
+
+
+@kernel
+def decode_tiles(
+    inflate: int,
+    state: int,
+    addresses: Any,
+    sizes: Any,
+    pool: Any,
+    starts: Any,
+    scratch: Any,
+    how: Packing,
+    decoded_bytes: int,
+    status: Any,
+) -> None:
+    """Inflate and unpack a batch of tiles of one layout.
+
+    Parameters
+    ----------
+    inflate, state : int
+        Address of ``libdeflate_zlib_decompress`` and of this thread's decompressor; 0 where the
+        sources are inflated already and have the right size.
+    addresses, sizes : int64, (tiles,)
+        Where the stored bytes lie.
+    pool : uint8, (bytes,)
+    starts : int64, (tiles,)
+        First byte of each tile's slot.
+    scratch : uint8
+        At least the inflated bytes and :data:`SPARE`.
+    status : int8, (tiles,), out
+    """
+    inflated_bytes = how.row_bytes * how.height
+    for i in range(addresses.size):
+        target = pool[starts[i] : starts[i] + decoded_bytes]
+        source = target if how.in_place else scratch[:inflated_bytes]
+        if inflate:
+            result = call_inflate(inflate, state, addresses[i], sizes[i], source.ctypes.data, inflated_bytes)
+            if result != 0:
+                status[i] = CORRUPT
+                continue
+        else:
+            copy_memory(addresses[i], source.ctypes.data, inflated_bytes)
+        _unpack(source, target, how)
+        status[i] = OK

@@ -1,0 +1,218 @@
+"""Which scenes are selected, and the one total order that decides between equal scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.catalog.scene import Scene
+from bestpixel_gpu.errors import InputError
+
+FULL_MISSING = 0.01
+"""A scene that misses at most this share of what can be seen counts as a full observer."""
+MAX_TARGET = 0.999
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneCounts:
+    """What the masks show, in output pixels, for each scene and chunk.
+
+    Attributes
+    ----------
+    clear, valid : int64, (scene, chunk row, chunk col)
+    pixels : int64, (chunk row, chunk col)
+        Output pixels of each chunk.
+    clear_cells, valid_cells : bool, (scene, chunk row, chunk col, 1024) or None
+        Cells of a chunk that are observed; that are clear in at least half of what is observed.
+    """
+
+    clear: NDArray[np.int64]
+    valid: NDArray[np.int64]
+    pixels: NDArray[np.int64]
+    clear_cells: NDArray[np.bool_] | None = None
+    valid_cells: NDArray[np.bool_] | None = None
+
+    def without(self, gone: Sequence[int]) -> SceneCounts:
+        """The same for the other scenes."""
+        cut = [
+            None if a is None else np.delete(a, gone, axis=0) for a in (self.clear_cells, self.valid_cells)
+        ]
+        return SceneCounts(
+            np.delete(self.clear, gone, axis=0), np.delete(self.valid, gone, axis=0), self.pixels, *cut
+        )
+
+
+def rank_order(
+    scenes: Sequence[Scene], counts: SceneCounts, order: str | Callable[[Scene], Any]
+) -> list[int]:
+    """Indices of `scenes` in rank order, best first; every order is total, ids break the last ties.
+
+    ``"clearest"`` clear pixels of the box, then newest; ``"cloud_cover"`` the item's own figure in
+    whole percent (absent: 50), then newest; ``"newest"``; ``"oldest"``; ``"nearest:<date>"`` by
+    distance in time, then earlier; a callable by its value, then older. ``"ancestor"`` is made
+    by :func:`select_ancestor`.
+    """
+    clear = counts.clear.sum(axis=(1, 2))
+    target = _date_of(order) if isinstance(order, str) and order.startswith("nearest:") else None
+
+    def age(s: Scene) -> float:
+        return s.when.timestamp()
+
+    def key(i: int) -> tuple[Any, ...]:
+        s = scenes[i]
+        name = (s.id, s.collection)
+        if callable(order):
+            return order(s), age(s), name
+        if target is not None:
+            return abs(age(s) - target), age(s), name
+        keys: dict[str, tuple[Any, ...]] = {
+            "clearest": (-int(clear[i]), -age(s), name),
+            "cloud_cover": (_percent(s), -age(s), name),
+            "newest": (-age(s), name),
+            "oldest": (age(s), name),
+        }
+        return keys[order]
+
+    return sorted(range(len(scenes)), key=key)
+
+
+def _percent(scene: Scene) -> int:
+    return 50 if scene.cloud_cover is None else math.floor(scene.cloud_cover + 0.5)
+
+
+def _date_of(order: str) -> float:
+    text = order.partition(":")[2]
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"order {order!r}: write 'nearest:YYYY-MM-DD'") from None
+    return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
+
+
+def select_fixed(
+    scenes: Sequence[Scene],
+    counts: SceneCounts,
+    required: list[list[list[str]]],
+    ranks: Sequence[int],
+    top_k: int,
+) -> NDArray[np.bool_]:
+    """Scenes among the `top_k` clearest (clear / all pixels) of some chunk and required tile.
+
+    Equal shares fall back to rank; a scene that sees nothing of a chunk is not picked for it.
+    """
+    place = {i: p for p, i in enumerate(ranks)}
+    picked = np.zeros(len(scenes), bool)
+    for tile, members in _by_tile(scenes).items():
+        for r, c in _chunks_that_need(required, tile):
+            seen = [i for i in members if counts.valid[i, r, c] > 0]
+            seen.sort(key=lambda i: (-int(counts.clear[i, r, c]), place[i]))
+            picked[seen[:top_k]] = True
+    return picked
+
+
+def select_adaptive(
+    scenes: Sequence[Scene],
+    counts: SceneCounts,
+    required: list[list[list[str]]],
+    ranks: Sequence[int],
+    *,
+    target: float,
+    min_k: int,
+    max_k: int,
+) -> NDArray[np.bool_]:
+    """Scenes picked greedily until `target` of what can be seen of each chunk and tile is clear.
+
+    Full observers come first; a chunk takes at least `min_k` and at most `max_k` scenes of a tile.
+    Ties go to the better rank.
+    """
+    picked = np.zeros(len(scenes), bool)
+    members = _by_tile(scenes)
+    for tile, own in members.items():
+        in_order = sorted(own, key=list(ranks).index)
+        for r, c in _chunks_that_need(required, tile):
+            picked[_greedy(counts, in_order, r, c, min(target, MAX_TARGET), min_k, max(max_k, min_k, 1))] = (
+                True
+            )
+    return picked
+
+
+def _greedy(
+    counts: SceneCounts, members: list[int], r: int, c: int, target: float, min_k: int, cap: int
+) -> list[int]:
+    assert counts.clear_cells is not None
+    assert counts.valid_cells is not None
+    clear = {i: counts.clear_cells[i, r, c] for i in members}
+    valid = {i: counts.valid_cells[i, r, c] for i in members if counts.valid[i, r, c] > 0}
+    if not valid:
+        return []
+    reachable = np.logical_or.reduce(list(valid.values()))
+    total = int(reachable.sum())
+    full = {i for i, v in valid.items() if (reachable & ~v).sum() <= FULL_MISSING * total}
+    covered = np.zeros_like(reachable)
+    left = [i for i in members if i in valid]
+    taken: list[int] = []
+    while left and len(taken) < cap:
+        if len(taken) >= min_k and covered.sum() >= target * total:
+            break
+        gain = {i: int((clear[i] & reachable & ~covered).sum()) for i in left}
+        best = next(
+            (
+                i
+                for group in (full, set(valid) - full)
+                if (i := _best(left, group, gain)) is not None and gain[i] > 0
+            ),
+            None,
+        )
+        if best is None:
+            if len(taken) >= min_k:
+                break
+            best = next(i for i in (_best(left, full, gain), _best(left, set(left), gain)) if i is not None)
+        taken.append(best)
+        left.remove(best)
+        covered |= clear[best]
+    return taken
+
+
+def _best(left: list[int], group: set[int], gain: dict[int, int]) -> int | None:
+    return max((i for i in left if i in group), key=lambda i: gain[i], default=None)  # the first maximum
+
+
+def select_ancestor(
+    scenes: Sequence[Scene], counts: SceneCounts, required: list[list[list[str]]], top_k: int
+) -> tuple[NDArray[np.bool_], list[int]]:
+    """Picks and composition order of ``bestpixel`` 0.3.0: by clear / observed pixels of the whole box.
+
+    Returns the selection and all scenes in order: the picks as the ancestor lists them (by chunk,
+    then required tile, then clear share), then the rest.
+    """
+    clear, valid = counts.clear.sum(axis=(1, 2)), counts.valid.sum(axis=(1, 2))
+    chronological = sorted(range(len(scenes)), key=lambda i: (scenes[i].when, scenes[i].id))
+    usable = [i for i in chronological if valid[i] > 0 and scenes[i].tile]
+    share = {i: clear[i] / valid[i] for i in usable}
+    best = {t: sorted(m, key=lambda i: -share[i]) for t, m in _by_tile(scenes, usable).items()}
+    order: dict[int, None] = {}
+    for row in required:
+        for tiles in row:
+            for tile in tiles:
+                order.update(dict.fromkeys(best.get(tile, [])[:top_k]))
+    picked = np.zeros(len(scenes), bool)
+    picked[list(order)] = True
+    rest = sorted((i for i in chronological if i not in order), key=lambda i: -share.get(i, 0.0))
+    return picked, [*order, *rest]
+
+
+def _by_tile(scenes: Sequence[Scene], indices: Sequence[int] | None = None) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i in range(len(scenes)) if indices is None else indices:
+        groups.setdefault(scenes[i].tile, []).append(i)
+    return groups
+
+
+def _chunks_that_need(required: list[list[list[str]]], tile: str) -> list[tuple[int, int]]:
+    return [(r, c) for r, row in enumerate(required) for c, tiles in enumerate(row) if tile in tiles]

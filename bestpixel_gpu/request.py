@@ -1,0 +1,271 @@
+"""A checked request: what the caller asked, validated before anything is sent anywhere."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from bestpixel_gpu.errors import InputError
+
+BBox = tuple[float, float, float, float]
+Order = str | Callable[[Any], Any]
+Offset = int | Mapping[str, int] | Callable[[Any], int | None] | None
+Progress = Callable[[str, int, int], None]
+
+ORDERS = ("clearest", "cloud_cover", "newest", "oldest", "nearest:<date>", "ancestor")
+MAX_PIXELS = 1 << 34
+"""Outputs beyond this are taken for a slip of the pen (a resolution in degrees, say)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Arguments of :func:`bestpixel_gpu.build_composite`, checked and in one form."""
+
+    bbox: BBox | None
+    datetime: str
+    resolution: float
+    top_k: int | None
+    max_cloud_cover: float
+    concurrency: int
+    endpoint: str
+    disk_cache: str | None
+    bands: tuple[str, ...] | None
+    coverage_target: float
+    min_k: int
+    max_k: int
+    device: str
+    errors: str
+    progress: Progress | None
+    items: Any
+    stac_url: str | None
+    geobox: Any
+    crs: str | None
+    resampling: str
+    mask_resampling: str
+    fill: float | None
+    """Share of a chunk below which an unselected scene is barred; ``None``: selected scenes only."""
+    order: Order
+    offset: Offset
+    max_failed: float
+    memory_limit: int | None
+    threads: int | None
+    timeout: float | None
+
+    @property
+    def bilinear(self) -> bool:
+        """Whether bands are interpolated."""
+        return self.resampling == "bilinear"
+
+
+def check_bbox(bbox: Any) -> BBox:
+    """Four finite degrees: west, south, east, north.
+
+    west > east is a crossing of 180 degrees where the box is then narrower than 180 degrees.
+
+    Raises
+    ------
+    InputError
+        With the value and what is accepted.
+    """
+    form = "bbox must be (west, south, east, north) in degrees"
+    try:
+        values = tuple(float(v) for v in bbox)
+    except (TypeError, ValueError):
+        raise InputError(f"{form}, got {bbox!r}") from None
+    if len(values) != 4:
+        raise InputError(f"{form}: four numbers, got {len(values)}")
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"{form}: finite numbers, got {values}")
+    west, south, east, north = values
+    if not (-180 <= west <= 180 and -180 <= east <= 180):
+        raise InputError(
+            f"{form}: longitudes in -180..180, got {west} and {east}; write a crossing of 180 as west > east"
+        )
+    if not (-90 <= south <= 90 and -90 <= north <= 90):
+        raise InputError(f"{form}: latitudes in -90..90, got {south} and {north}")
+    if south >= north:
+        raise InputError(f"{form}: south {south} is not below north {north}; swap them")
+    if west == east:
+        raise InputError(f"{form}: west and east are both {west}: the box is empty")
+    if west > east and east - west + 360 >= 180:
+        raise InputError(
+            f"{form}: west {west} is not left of east {east}, and no crossing of 180 degrees; swap them"
+        )
+    return west, south, east, north
+
+
+def number(name: str, value: Any, low: float, high: float, unit: str = "") -> float:
+    """A finite real number within [low, high]; InputError else."""
+    ok = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    if not ok or not low <= float(value) <= high:
+        raise InputError(f"{name} must be a number in {low:g}..{high:g}{unit}, got {value!r}")
+    return float(value)
+
+
+def whole(name: str, value: Any, low: int, high: int = 1 << 31) -> int:
+    """A whole number within [low, high]; InputError else."""
+    try:
+        ok = not isinstance(value, bool) and int(value) == value
+    except (TypeError, ValueError, OverflowError):
+        ok = False
+    if not ok or not low <= int(value) <= high:
+        raise InputError(f"{name} must be a whole number in {low}..{high}, got {value!r}")
+    return int(value)
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """One of the allowed words; InputError with all of them else."""
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return str(value)
+
+
+def make_request(
+    *,
+    bbox: Any,
+    datetime: Any,
+    resolution: Any,
+    top_k: Any,
+    max_cloud_cover: Any,
+    concurrency: Any,
+    endpoint: Any,
+    disk_cache: Any,
+    bands: Any,
+    output_crs: Any,
+    coverage_target: Any,
+    min_k: Any,
+    max_k: Any,
+    device: Any,
+    errors: Any,
+    progress: Any,
+    items: Any,
+    stac_url: Any,
+    like: Any,
+    geobox: Any,
+    crs: Any,
+    resampling: Any,
+    mask_resampling: Any,
+    fill: Any,
+    order: Any,
+    offset: Any,
+    max_failed: Any,
+    memory_limit: Any,
+    threads: Any,
+    timeout: Any,
+) -> Request:
+    """Check every argument that can be checked without a catalogue; see ``build_composite``."""
+    if sum(v is not None for v in (like, geobox, crs)) > 1:
+        raise InputError("give one of like=, geobox=, crs=: two would fix the grid twice")
+    box = geobox if geobox is not None else like
+    if bbox is None and box is None:
+        raise InputError("no area: give bbox=(west, south, east, north), or like= / geobox=")
+    if not isinstance(datetime, str):
+        raise InputError(f"datetime must be text like '2024-06-01/2024-08-31', got {datetime!r}")
+    low, high = whole("min_k", min_k, 0), whole("max_k", max_k, 1)
+    if coverage_target and low > high:
+        raise InputError(f"min_k {low} is above max_k {high}")
+    return Request(
+        bbox=None if bbox is None else check_bbox(bbox),
+        datetime=datetime,
+        resolution=number("resolution", resolution, 0.01, 100_000, " metres (units of crs=)"),
+        top_k=None if top_k is None else whole("top_k", top_k, 1),
+        max_cloud_cover=number("max_cloud_cover", max_cloud_cover, 0, 1e9, " percent"),
+        concurrency=whole("concurrency", concurrency, 1, 4096),
+        endpoint=str(endpoint),
+        disk_cache=None if disk_cache is None else os.fspath(disk_cache),
+        bands=_bands(bands),
+        coverage_target=number("coverage_target", coverage_target, 0, 1),
+        min_k=low,
+        max_k=high,
+        device=str(device),
+        errors=choice("errors", errors, ("repair", "raise")),
+        progress=_progress(progress),
+        items=items,
+        stac_url=stac_url or os.environ.get("BESTPIXEL_GPU_STAC_URL") or None,
+        geobox=box,
+        crs=_crs(crs, output_crs),
+        resampling=choice("resampling", resampling, ("bilinear", "nearest")),
+        mask_resampling=choice("mask_resampling", mask_resampling, ("worst", "nearest")),
+        fill=_fill(fill),
+        order=_order(order),
+        offset=_offset(offset),
+        max_failed=number("max_failed", max_failed, 0, 1),
+        memory_limit=None if memory_limit is None else whole("memory_limit", memory_limit, 1 << 20, 1 << 50),
+        threads=None if threads is None else whole("threads", threads, 1, 1024),
+        timeout=None if timeout is None else number("timeout", timeout, 1e-3, 1e9, " seconds"),
+    )
+
+
+def _bands(bands: Any) -> tuple[str, ...] | None:
+    if bands is None:
+        return None
+    names = (bands,) if isinstance(bands, str) else tuple(bands)
+    if not names:
+        raise InputError("bands is empty: name at least one, or leave it out for all")
+    return tuple(dict.fromkeys(map(str, names)))
+
+
+def _crs(crs: Any, output_crs: Any) -> str | None:
+    choice("output_crs", output_crs, ("native", "utm"))
+    if crs is None or (isinstance(crs, str) and crs.lower() == "utm"):
+        return None
+    return crs if isinstance(crs, str) else str(getattr(crs, "to_wkt", lambda: f"EPSG:{crs}")())
+
+
+def _fill(fill: Any) -> float | None:
+    if fill is True:
+        return 0.0
+    if fill is False or fill is None:
+        return None
+    return number("fill", fill, 0, 1, " (share of a chunk), or True or False")
+
+
+def _order(order: Any) -> Order:
+    if callable(order):
+        return order  # type: ignore[no-any-return]
+    if isinstance(order, str) and (
+        order in ORDERS[:4] or order == "ancestor" or order.startswith("nearest:")
+    ):
+        return order
+    raise InputError(f"order must be a callable or one of {', '.join(map(repr, ORDERS))}, got {order!r}")
+
+
+def _offset(offset: Any) -> Offset:
+    if offset is None or callable(offset) or isinstance(offset, Mapping):
+        return offset  # type: ignore[no-any-return]
+    return whole("offset", offset, -32768, 32767)
+
+
+def _progress(progress: Any) -> Progress | None:
+    if not progress:
+        return None
+    if progress is not True and callable(progress) and not isinstance(progress, type):
+        return progress  # type: ignore[no-any-return]
+    return _bars(progress)
+
+
+def _bars(bar_type: Any) -> Progress:
+    """Progress as tqdm-like bars, one for each stage; ``True`` takes tqdm where it is installed."""
+    if bar_type is True:
+        try:
+            from tqdm.auto import tqdm as bar_type
+        except ImportError:
+            raise InputError(
+                "progress=True needs tqdm (pip install tqdm); or give a callable (stage, done, total)"
+            ) from None
+    bars: dict[str, Any] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        bar = bars.get(stage)
+        if bar is None:
+            bar = bars[stage] = bar_type(total=total, desc=stage)
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show

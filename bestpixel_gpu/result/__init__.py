@@ -1,0 +1,1 @@
+"""Results: the composite, its report, and its ways out to xarray, files and pictures."""

@@ -1,0 +1,1 @@
+"""Bytes from archives: byte ranges of remote and local files, verified, limited, cached."""

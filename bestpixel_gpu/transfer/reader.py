@@ -1,0 +1,315 @@
+"""One door to every file: remote or local, signed or not, with limits, caches and figures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from bestpixel_gpu.errors import AuthError, BestPixelError, InputError, SourceError
+from bestpixel_gpu.transfer.addresses import Location, locate
+from bestpixel_gpu.transfer.cache import HEADERS, DiskCache, Header, HeaderCache
+from bestpixel_gpu.transfer.files import FileTransport
+from bestpixel_gpu.transfer.http import HttpTransport, Retry, Timeouts
+from bestpixel_gpu.transfer.limits import CONCURRENCY, IN_FLIGHT_BYTES, BytesGate
+from bestpixel_gpu.transfer.ranges import GROUP_BYTES, Group, Span, merge
+from bestpixel_gpu.transfer.transport import Counters, RangeAnswer, Transport
+
+HEADER_BYTES = 16384
+"""Holds every header of the known archives."""
+
+
+class ChangedError(SourceError):
+    """The file was replaced since its header was read: read the header again, then the tiles."""
+
+
+class Signer(Protocol):
+    """Puts tokens on addresses."""
+
+    async def sign(self, href: str) -> str:
+        """Return `href` with a valid token."""
+        ...
+
+    async def renew(self, href: str) -> str:
+        """Return `href` with a fresh token; the one it had was refused."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """What belongs to one event loop of one process."""
+
+    pid: int
+    loop: asyncio.AbstractEventLoop
+    http: HttpTransport
+    files: Transport
+    gate: BytesGate
+
+
+class Reader:
+    """Reads headers and byte ranges of files, wherever they are.
+
+    Belongs to the event loop that first uses it. A forked child may go on using it: there it
+    starts with connections of its own.
+
+    Parameters
+    ----------
+    concurrency : int
+        Most requests at once to one host.
+    in_flight_bytes : int
+        Most bytes under way at once; a single larger request passes alone.
+    timeouts : Timeouts
+        Limits of one request.
+    retry : Retry
+        How often a request is tried.
+    signer : Signer, optional
+        Asked for the address of files that are read with ``signed=True``, right before each
+        request; an address with a token is kept nowhere. May be set later, as an attribute.
+    header_cache : HeaderCache
+        Where headers are kept in memory; the process's own by default.
+    disk_cache : DiskCache or path, optional
+        Where headers are kept on disk.
+    counters : Counters, optional
+        Counts what goes over the wire.
+    """
+
+    def __init__(
+        self,
+        *,
+        concurrency: int = CONCURRENCY,
+        in_flight_bytes: int = IN_FLIGHT_BYTES,
+        timeouts: Timeouts | None = None,
+        retry: Retry | None = None,
+        signer: Signer | None = None,
+        header_cache: HeaderCache = HEADERS,
+        disk_cache: DiskCache | str | os.PathLike[str] | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        self.counters = counters if counters is not None else Counters()
+        self.signer = signer
+        self._concurrency = concurrency
+        self._in_flight_bytes = in_flight_bytes
+        self._timeouts = timeouts
+        self._retry = retry
+        self._memory = header_cache
+        self._disk = (
+            disk_cache if disk_cache is None or isinstance(disk_cache, DiskCache) else DiskCache(disk_cache)
+        )
+        self._sizes: dict[str, int] = {}
+        self._lines: _Lines | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give back sockets and threads; using the reader again opens new ones."""
+        lines, self._lines = self._lines, None
+        if lines is not None and lines.pid == os.getpid():
+            await lines.http.close()
+            await lines.files.close()
+
+    async def header(
+        self, href: str, *, signed: bool = False, size: int = HEADER_BYTES
+    ) -> tuple[bytes, int | None]:
+        """Return the first bytes of a file and the size of the whole.
+
+        Parameters
+        ----------
+        href : str
+            Web address, ``file://`` URL, path, or ``s3://`` address of a known public bucket.
+        signed : bool
+            The address needs a token of the signer.
+        size : int
+            Bytes wanted; fewer come only from a shorter file.
+
+        Returns
+        -------
+        tuple
+            The bytes, perhaps more than `size`, and the file's size, ``None`` if it is not told.
+
+        Raises
+        ------
+        SourceError
+            If they could not be read; :class:`AuthError`, :class:`MissingError` and
+            :class:`StalledError` say more.
+        InputError
+            If no way of reading `href` is known.
+        """
+        place = self._locate(href, signed)
+        header = None if place.local else await self._kept(place.key, size)
+        if header is None:
+            answer = await self._range(place, 0, size, signed, "header")
+            header = Header(bytes(answer.data), answer.total)
+            if not place.local:
+                await self._keep(place.key, header)
+        if header.total is not None:
+            self._sizes[place.key] = header.total
+        return header.data, header.total
+
+    async def read(self, href: str, offset: int, length: int, *, signed: bool = False) -> bytes | memoryview:
+        """Return `length` bytes of a file from `offset` on.
+
+        Raises
+        ------
+        ChangedError
+            If the file is no longer the one whose header was read.
+        SourceError, InputError
+            As for :meth:`header`; also if the file ends before the range does.
+        """
+        _check_span((offset, length))
+        place = self._locate(href, signed)
+        answer = await self._range(place, offset, length, signed, "tile")
+        await self._check_size(place, answer)
+        return _cut(place, answer, offset, offset, length)
+
+    async def read_many(
+        self, href: str, spans: Sequence[Span], *, signed: bool = False
+    ) -> list[bytes | memoryview | SourceError]:
+        """Return the bytes of each span, or the error that kept them away.
+
+        Neighbouring spans are read by one request and share its buffer, which lives as long as
+        any of their views does.
+
+        Parameters
+        ----------
+        spans : sequence of (offset, length)
+            In any order; they may overlap.
+
+        Raises
+        ------
+        InputError
+            If no way of reading `href` is known, or a span is empty.
+        """
+        for span in spans:
+            _check_span(span)
+        place = self._locate(href, signed)
+        results: list[bytes | memoryview | SourceError] = [b""] * len(spans)
+        groups = merge(spans, cap=min(GROUP_BYTES, self._in_flight_bytes))
+        if len(groups) == 1:  # the usual case, worth sparing a task
+            await self._fill(results, place, groups[0], spans, signed)
+            return results
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups:
+                tasks.create_task(self._fill(results, place, group, spans, signed))
+        return results
+
+    async def get_json(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
+        """Return the JSON document at a web address, asked for as patiently as any range."""
+        return await self._open_lines().http.get_json(url, headers)
+
+    async def _fill(
+        self,
+        results: list[bytes | memoryview | SourceError],
+        place: Location,
+        group: Group,
+        spans: Sequence[Span],
+        signed: bool,
+    ) -> None:
+        try:
+            answer = await self._range(place, group.offset, group.length, signed, "tile")
+            await self._check_size(place, answer)
+        except SourceError as exc:
+            for index in group.members:
+                results[index] = exc
+            return
+        for index in group.members:
+            try:
+                results[index] = _cut(place, answer, group.offset, *spans[index])
+            except SourceError as exc:
+                results[index] = exc
+
+    def _locate(self, href: str, signed: bool) -> Location:
+        place = locate(href)
+        if signed and self.signer is None and not place.local:
+            raise InputError(f"{place.key}: needs a token, but this reader has no signer")
+        return place
+
+    async def _range(self, place: Location, offset: int, length: int, signed: bool, kind: str) -> RangeAnswer:
+        lines = self._open_lines()
+        async with lines.gate.hold(length):
+            transport: Transport = lines.files if place.local else lines.http
+            if self.signer is None or not signed or place.local:
+                return await transport.read_range(place.target, offset, length, kind=kind)
+            url = await _signed(self.signer.sign, place)
+            renew = partial(_signed, self.signer.renew, place)
+            return await transport.read_range(url, offset, length, kind=kind, renew=renew)
+
+    def _open_lines(self) -> _Lines:
+        loop, pid, lines = asyncio.get_running_loop(), os.getpid(), self._lines
+        if lines is None or lines.pid != pid:
+            http = HttpTransport(
+                concurrency=self._concurrency,
+                timeouts=self._timeouts,
+                retry=self._retry,
+                counters=self.counters,
+            )
+            gate = BytesGate(self._in_flight_bytes)
+            lines = self._lines = _Lines(pid, loop, http, FileTransport(self.counters), gate)
+        elif lines.loop is not loop:
+            raise RuntimeError("this Reader belongs to another event loop: close it there, or make another")
+        return lines
+
+    async def _kept(self, key: str, size: int) -> Header | None:
+        """Return a header from memory or disk, if there is one of `size` bytes."""
+        header = self._memory.get(key)
+        if header is None and self._disk is not None:
+            header = await asyncio.to_thread(self._disk.get_header, key)
+            if header is not None:
+                self._memory.put(key, header)
+        return header if header is not None and header.serves(size) else None
+
+    async def _keep(self, key: str, header: Header) -> None:
+        self._memory.put(key, header)
+        if self._disk is not None:
+            await asyncio.to_thread(self._disk.put_header, key, header)
+
+    async def _check_size(self, place: Location, answer: RangeAnswer) -> None:
+        """Refuse bytes of a file whose size is not that of the file whose header was read."""
+        known = self._sizes.get(place.key)
+        if known is None or answer.total is None or answer.total == known:
+            return
+        self._memory.drop(place.key)
+        if self._disk is not None:
+            await asyncio.to_thread(self._disk.drop_header, place.key)
+        raise ChangedError(
+            f"{place.key}: the file changed ({known} bytes before, {answer.total} now): read it again",
+            url=place.key,
+        )
+
+
+async def _signed(sign: Callable[[str], Awaitable[str]], place: Location) -> str:
+    try:
+        return await sign(place.target)
+    except SourceError:
+        raise
+    except BestPixelError as exc:
+        raise AuthError(f"{place.key}: no token to be had: {exc}", url=place.key) from exc
+
+
+def _check_span(span: Span) -> None:
+    offset, length = span
+    if offset < 0 or length <= 0:
+        raise InputError(f"bytes {offset} + {length}: not a range; a tile without bytes needs no request")
+
+
+def _cut(place: Location, answer: RangeAnswer, start: int, offset: int, length: int) -> bytes | memoryview:
+    """Return one span of an answer that begins at byte `start` of the file."""
+    at = offset - start
+    if at + length > len(answer.data):
+        end = start + len(answer.data)
+        raise SourceError(
+            f"{place.key}: the file ends at byte {end}, inside the range {offset}-{offset + length - 1}",
+            url=place.key,
+        )
+    if length == len(answer.data):
+        return answer.data
+    return memoryview(answer.data)[at : at + length]

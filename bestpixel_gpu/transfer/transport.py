@@ -1,0 +1,98 @@
+"""The seam between a reader and what carries the bytes, and the figures both keep."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+Renew = Callable[[], Awaitable[str]]
+"""Gives the address signed with a fresh token."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeAnswer:
+    """A verified byte range.
+
+    Attributes
+    ----------
+    data : bytes or memoryview
+        Exactly the bytes asked for; fewer only where the file ends.
+    total : int or None
+        Size of the whole file, where the server tells.
+    etag : str
+        The server's tag of this version of the file, ``""`` if it gives none.
+    """
+
+    data: bytes | memoryview
+    total: int | None
+    etag: str = ""
+
+
+class Transport(Protocol):
+    """Carries byte ranges. One that receives straight into `out` can take another's place."""
+
+    async def read_range(
+        self,
+        url: str,
+        offset: int,
+        length: int,
+        out: memoryview | None = None,
+        *,
+        kind: str = "tile",
+        renew: Renew | None = None,
+    ) -> RangeAnswer:
+        """Read bytes ``offset .. offset + length - 1`` of `url`, in `out` where it is given."""
+        ...
+
+    async def close(self) -> None:
+        """Give back sockets and threads."""
+        ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """Requests sent and body bytes received, of one kind."""
+
+    requests: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What went over the wire; written on the event loop's thread, readable from any.
+
+    Attributes
+    ----------
+    requests, bytes : int
+        Requests sent (retries too) and body bytes received (those of failed answers too).
+    retries : int
+        Requests that were repeated.
+    active, peak : int
+        Requests on their way now, and the most there ever were.
+    by_kind : dict
+        The same per kind: ``"header"``, ``"tile"``, ``"json"``.
+    """
+
+    requests: int = 0
+    bytes: int = 0
+    retries: int = 0
+    active: int = 0
+    peak: int = 0
+    by_kind: dict[str, Tally] = field(default_factory=dict)
+
+    def began(self, kind: str) -> None:
+        """Count a request that is being sent."""
+        self.requests += 1
+        self.active += 1
+        self.peak = max(self.peak, self.active)
+        self.by_kind.setdefault(kind, Tally()).requests += 1
+
+    def received(self, kind: str, size: int) -> None:
+        """Count body bytes of a request that began."""
+        self.bytes += size
+        self.by_kind[kind].bytes += size
+
+    def ended(self) -> None:
+        """Count a request as over: answered, failed or given up."""
+        self.active -= 1

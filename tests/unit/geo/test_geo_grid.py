@@ -1,0 +1,60 @@
+"""Grids from boxes, geoboxes and other CRSs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bestpixel_gpu.errors import InputError
+from bestpixel_gpu.geo.grid import chunk_edges, grid_in, grid_of_geobox, native_grid, outline_lonlat
+
+
+def test_grid_dict_has_the_ancestors_keys() -> None:
+    d = native_grid((30.5, 30.5, 31.6, 31.5), 60.0).as_dict()
+    assert d["bounds"] == [260040.0, 3375000.0, 367080.0, 3487740.0]
+    assert (d["epsg"], d["width"], d["height"], d["proj4"]) == (32636, 1784, 1879, None)
+    assert d["transform"] == [60.0, 0.0, 260040.0, 0.0, -60.0, 3487740.0]
+
+
+def test_chunks_are_anchored_at_the_origin() -> None:
+    assert chunk_edges(1000, 600).tolist() == [0, 24, 536, 600]
+    assert chunk_edges(1024, 512).tolist() == [0, 512]
+    assert chunk_edges(-3, 10).tolist() == [0, 3, 10]
+    assert chunk_edges(0, 1200).tolist() == [0, 512, 1024, 1200]
+
+
+def test_crossing_180_degrees_takes_the_wrapped_middle() -> None:
+    grid = native_grid((179.5, -17.0, -179.7, -16.5), 100.0)
+    assert grid.crs == "EPSG:32760"
+    assert grid.width * 100 < 120_000
+    west, _, east, _ = outline_lonlat(grid)
+    assert west > 179 > -179 > east
+
+
+def test_geobox_keeps_its_own_origin() -> None:
+    GeoBox = pytest.importorskip("odc.geo.geobox").GeoBox
+    box = GeoBox.from_bbox((460500, 5615100, 467100, 5622100), crs="EPSG:32630", resolution=20)
+    grid = grid_of_geobox(box)
+    assert (grid.col0, grid.row0, grid.width, grid.height) == (0, 0, 330, 350)
+    assert np.allclose(grid.columns()[:2], [460510, 460530])
+    assert np.allclose(grid.rows()[:2], [5622090, 5622070])
+    assert grid_of_geobox(xr_like(box)) == grid
+
+
+def xr_like(box: object) -> object:
+    from odc.geo.xr import xr_zeros
+
+    return xr_zeros(box)
+
+
+def test_foreign_objects_are_refused() -> None:
+    with pytest.raises(InputError, match="GeoBox"):
+        grid_of_geobox(np.zeros((3, 3)))
+
+
+def test_other_crs() -> None:
+    grid = grid_in((-3.56, 50.69, -3.46, 50.75), 20.0, "EPSG:3035")
+    assert grid.crs == "EPSG:3035"
+    assert grid.left % 20 == grid.top % 20 == 0
+    with pytest.raises(InputError, match="unknown CRS"):
+        grid_in((0, 0, 1, 1), 10.0, "EPSG:123456789")
