@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from numbers import Real
 from typing import Any
 
@@ -227,9 +228,13 @@ def _fill(fill: Any) -> float | None:
 def _order(order: Any) -> Order:
     if callable(order):
         return order  # type: ignore[no-any-return]
-    if isinstance(order, str) and (
-        order in ORDERS[:4] or order == "ancestor" or order.startswith("nearest:")
-    ):
+    if isinstance(order, str) and order.startswith("nearest:"):
+        try:
+            date.fromisoformat(order.partition(":")[2][:10])
+        except ValueError:
+            raise InputError(f"order {order!r}: write 'nearest:YYYY-MM-DD'") from None
+        return order
+    if isinstance(order, str) and order in ORDERS and "<" not in order:
         return order
     raise InputError(f"order must be a callable or one of {', '.join(map(repr, ORDERS))}, got {order!r}")
 

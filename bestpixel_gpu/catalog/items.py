@@ -184,7 +184,7 @@ def _find_asset(item: Item, profile: CollectionProfile, band: str) -> str:
     for name in names:
         if key := _lookup(assets, name)[0]:
             return key
-    named = [k for k, a in assets.items() if _band_name(a) in names]
+    named: list[str] = [k for k, a in assets.items() if _band_name(a) in names]
     if len(named) == 1:
         return named[0]
     raise SkipItem(f"asset {names[0]} ({band}) is missing")
@@ -192,7 +192,7 @@ def _find_asset(item: Item, profile: CollectionProfile, band: str) -> str:
 
 def _band_name(asset: Item) -> str:
     """Name of an asset's only band; empty for several (a picture) or none."""
-    bands = asset.get("eo:bands") or asset.get("bands") or ()
+    bands = asset.get("eo:bands") or asset.get("bands") or []
     return str(bands[0].get("name", "")) if len(bands) == 1 else ""
 
 

@@ -37,7 +37,7 @@ class Container:
     account: str
     name: str
     local: bool = False
-    host: str = ""
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def container_of(href: str) -> Container | None:
     if host.endswith(_BLOB_SUFFIX) and host != PUBLIC_HOST and len(path) > 2:
         return Container(host.removesuffix(_BLOB_SUFFIX), path[1])
     if len(path) > 4 and path[1] == "blob" and is_local(href):
-        return Container(path[2], path[3], local=True, host=parts.netloc)
+        return Container(path[2], path[3], local=True, port=parts.port)
     return None
 
 
@@ -143,7 +143,8 @@ class SasSigner:
             return None
         service = SAS_ROOT
         if container.local:
-            if urlsplit(self._root).netloc != container.host or not self._root.endswith("/stac/v1"):
+            here = is_local(self._root) and urlsplit(self._root).port == container.port
+            if not here or not self._root.endswith("/stac/v1"):
                 return None
             service = f"{self._root.removesuffix('/stac/v1')}/sas/v1/token"
         return f"{service}/{quote(container.account, safe='')}/{quote(container.name, safe='')}"

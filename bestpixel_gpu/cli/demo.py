@@ -13,7 +13,7 @@ from bestpixel_gpu.cli.console import Debug, Quiet, plain_errors, progress
 from bestpixel_gpu.errors import InputError
 
 DATES = "2024-07-01/2024-08-31"
-BANDS = ["red", "green", "blue", "nir"]
+BANDS = ("red", "green", "blue", "nir")
 
 
 def demo(
@@ -31,15 +31,16 @@ def demo(
             typer.echo(text, err=True)
 
     with plain_errors(debug=debug), tempfile.TemporaryDirectory(prefix="bestpixel-demo-") as scratch:
-        note("building six cloudy dates of a small country ...")
-        folder = build(ArchiveSpec(dialects=("earth-search",), south=False), Path(scratch) / "archive")
+        note("building six cloudy dates of a small country on the border of two UTM zones ...")
+        spec = ArchiveSpec(dialects=("earth-search",), tiles=2, south=False, size=640, bands=BANDS)
+        folder = build(spec, Path(scratch) / "archive")
         with serve(folder) as archive, progress(quiet=quiet) as show:
             note(f"serving them at {archive.stac_url('earth-search')}")
             result = bestpixel_gpu.build_composite(
                 archive.bbox,
                 DATES,
                 resolution=10.0,
-                bands=BANDS,
+                bands=list(BANDS),
                 endpoint="earth-search",
                 stac_url=archive.stac_url("earth-search"),
                 progress=show,
@@ -54,7 +55,7 @@ def write(result: bestpixel_gpu.Composite, out_dir: Path) -> list[str]:
     from bestpixel_gpu.result.picture import save_quicklook
 
     def picture() -> Path:
-        return save_quicklook(result, out_dir / "picture.png")
+        return save_quicklook(result, out_dir / "picture.png", size=1600)
 
     def files() -> Path:
         return result.to_cog(out_dir)[0].parent

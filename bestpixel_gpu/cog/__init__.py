@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The COG reader: pure functions from bytes to levels, georeference and plain tile bytes."""

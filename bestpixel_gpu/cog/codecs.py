@@ -50,8 +50,9 @@ def to_raw(data: Data, level: Level, index: int, plane: int = 0) -> tuple[Data, 
             f"tile {index} of plane {plane}: {layout.codec} data is damaged ({text})"
         ) from exc
     if len(raw) != layout.inflated_bytes:
+        found = str(len(raw)) if len(raw) < layout.inflated_bytes else "more"
         raise CorruptTileError(
-            f"tile {index} of plane {plane}: {layout.codec} data holds {len(raw)} bytes"
+            f"tile {index} of plane {plane}: {layout.codec} data holds {found} bytes"
             f" instead of {layout.inflated_bytes}"
         )
     return raw, replace(layout, codec="none")

@@ -38,7 +38,7 @@ CELLS = 32
 STRIP_BYTES = 64 << 20
 """A strip of the grid that is ranked at once takes about this much at most."""
 KEPT_BYTES = 64 << 20
-"""Masks are kept decoded between sweeps if all of them together take no more."""
+"""Codes at the output's pixels are kept between sweeps if those of all masks take no more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,13 +58,16 @@ class SceneMask:
     window: Window
     """Mask pixels under the whole grid, margin included."""
     codes: ScoreRaster | None = None
-    """The whole window decoded, where all masks are small enough to keep."""
+    """Score codes at the output's pixels, where all masks together are small enough to keep."""
 
-    @property
-    def decoded_bytes(self) -> int:
-        """Size of the whole window as score codes."""
-        r0, r1, c0, c1 = self.window
-        return (r1 - r0) * (c1 - c0)
+    def keep_codes(self, session: Session) -> None:
+        """Become a mask whose pixels are the output's, decoded, so that later sweeps need not decode."""
+        height, width = session.grid.shape
+        codes = self.decode(session, self.window)
+        self.codes = session.engine.resample(
+            codes, self.positions, (0, height, 0, width), footprint=self.footprint
+        )
+        self.positions, self.footprint = session.identity, None
 
     def part(self, session: Session, rows: tuple[int, int], cols: tuple[int, int]) -> ScoreRaster | None:
         """Score codes under a window of the output; ``None`` if the mask does not reach it.
@@ -194,7 +197,7 @@ async def count_masks(
     session: Session, masks: Sequence[SceneMask], *, cells: bool
 ) -> tuple[list[SceneMask], SceneCounts, list[MaskFailure]]:
     """What each mask shows of each chunk; masks that do not decode are left out."""
-    keep = sum(m.decoded_bytes for m in masks) <= KEPT_BYTES
+    keep = len(masks) * session.grid.width * session.grid.height <= KEPT_BYTES
     rows = [(0, session.grid.height)] if keep else strips(session)
     jobs = [session.compute(_count_or_error, session, m, strip, cells, keep) for m in masks for strip in rows]
     answers = await together(jobs, lambda n: session.progress("statistics", n, len(jobs)))
@@ -220,7 +223,7 @@ def _count_or_error(
     window = (*rows, 0, session.grid.width)
     try:
         if keep:
-            mask.codes = mask.decode(session, mask.window)
+            mask.keep_codes(session)
         codes = mask.part(session, rows, (0, session.grid.width))
     except CorruptTileError as exc:
         return exc

@@ -34,8 +34,10 @@ from bestpixel_gpu.plan.tiles import FetchGroup, Job, Needs, PassPlan, TileKey, 
 from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
 
-LOOKAHEAD_BYTES = 128 << 20
+LOOKAHEAD_BYTES = 32 << 20
 """Decoded tiles that may wait beyond those a block needs, where memory allows."""
+UNDECODED_BYTES = 48 << 20
+"""Compressed bytes of a pass that are under way or wait to be decoded."""
 
 
 @dataclass(slots=True, eq=False)
@@ -189,6 +191,7 @@ class _Pass:
             TileKey(g.band, g.rank, i): loop.create_future() for g in plan.groups for i in g.indices
         }
         self.uses = plan.uses
+        self.undecoded = BytesGate(UNDECODED_BYTES)
         self.painting = asyncio.Semaphore(self.session.threads)
 
     async def run(self) -> None:
@@ -213,8 +216,10 @@ class _Pass:
         file = self.work.files[part.band][part.rank]
         read = self.session.reader.read_many
         spans = [file.level.span(i, file.plane) or (0, 0) for i in part.indices]
-        answers = await read(file.asset.href, spans, signed=file.scene.signed)
-        status = await self._decode(file, part.indices, slots, answers)
+        async with self.undecoded.hold(part.stored_bytes):
+            answers = await read(file.asset.href, spans, signed=file.scene.signed)
+            status = await self._decode(file, part.indices, slots, answers)
+            del answers
         for n, i in enumerate(part.indices):
             if isinstance(
                 status[n], CorruptTileError

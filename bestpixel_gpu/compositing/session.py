@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from bestpixel_gpu.catalog.providers import Endpoint
 from bestpixel_gpu.engines.contract import ChunkGrid, Engine
 from bestpixel_gpu.geo.grid import Grid
-from bestpixel_gpu.geo.pixel_map import Projector
+from bestpixel_gpu.geo.pixel_map import AxisMap, Projector, identity_map
 from bestpixel_gpu.request import Request
 from bestpixel_gpu.result.report import Report
 from bestpixel_gpu.transfer.reader import Reader
@@ -40,9 +40,11 @@ class Session:
     block_cols: int | None = None
     """Chunk columns per block; ``None`` for whole rows. Changes speed and memory, never pixels."""
     projector: Projector = field(init=False)
+    identity: AxisMap = field(init=False)
 
     def __post_init__(self) -> None:
         self.projector = Projector(self.grid)
+        self.identity = identity_map(self.grid)
 
     async def compute(self, work: Callable[..., T], *args: Any) -> T:
         """Run engine work on the compute threads."""

@@ -241,9 +241,7 @@ class Engine(Protocol):
         """Room for decoded tiles; on the CPU its pages are taken when they are first used."""
         ...
 
-    def load(
-        self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]
-    ) -> Ticket:
+    def load(self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]) -> Ticket:
         """Inflate, unpack, undo the predictor and the byte order of each tile into its slot.
 
         A tile that does not decode to exactly its layout's bytes is corrupt; its slot's content is
@@ -268,6 +266,12 @@ class Engine(Protocol):
         raster, holds a nodata code becomes nodata; `window` must then hold n pixels of margin
         around what is sampled. Returns the raster and a status for each tile given.
         """
+        ...
+
+    def resample(
+        self, mask: ScoreRaster, positions: PixelMap, window: Window, *, footprint: Footprint | None = None
+    ) -> ScoreRaster:
+        """Score codes at output pixels: a raster in grid pixels, to be used with :func:`identity_map`."""
         ...
 
     def statistics(
@@ -313,9 +317,7 @@ class Engine(Protocol):
         """
         ...
 
-    def paint(
-        self, target: Any, window: Window, winners: Any, sources: Mapping[int, TapSource]
-    ) -> int:
+    def paint(self, target: Any, window: Window, winners: Any, sources: Mapping[int, TapSource]) -> int:
         """Write the winners' samples into `target` (uint16, (rows, cols) of `window`).
 
         Pixels whose winner is negative or not in `sources` are left alone. A pixel whose sample is

@@ -95,6 +95,11 @@ class RasterFrame:
         return self.x0 + self.dx * self.width / 2, self.y0 - self.dy * self.height / 2
 
 
+def identity_map(grid: Grid) -> AxisMap:
+    """Positions of the grid's pixels on the grid itself: their centres."""
+    return AxisMap(*(np.arange(n, dtype=np.int64) * ONE + HALF for n in (grid.width, grid.height)))
+
+
 def pixel_step(grid: Grid, frame: RasterFrame) -> tuple[float, float]:
     """How many full-resolution source pixels one output column and one output row span.
 

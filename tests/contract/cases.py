@@ -27,7 +27,11 @@ def encode(pixels, layout):
     height, width, samples = pixels.shape
     if layout.predictor == 3:
         size = layout.bits // 8
-        raw = np.ascontiguousarray(pixels.astype(f">f{size}")).view(np.uint8).reshape(height, width * samples, size)
+        raw = (
+            np.ascontiguousarray(pixels.astype(f">f{size}"))
+            .view(np.uint8)
+            .reshape(height, width * samples, size)
+        )
         planes = raw.transpose(0, 2, 1).reshape(height, -1, samples)
         return np.diff(planes, axis=1, prepend=np.zeros((height, 1, samples), np.uint8)).tobytes()
     if layout.bits in (8, 16, 32, 64):
@@ -150,11 +154,15 @@ def source_for(engine, data, grid, positions, rule, slots):
     for index, slot in enumerate(slots):
         if slot >= 0:
             i, j = divmod(index, grid.tiles_across)
-            part = data[i * grid.tile_height :][: grid.tile_height, j * grid.tile_width :][:, : grid.tile_width]
+            part = data[i * grid.tile_height :][: grid.tile_height, j * grid.tile_width :][
+                :, : grid.tile_width
+            ]
             tiles.append(CompressedTile(index, part.tobytes(), layout))
             where.append(int(slot))
     assert not engine.load(pool, where, tiles).wait().any()
-    geometry = TapGeometry(grid=grid, positions=positions, bilinear=rule.bilinear, margin=2 if rule.erode else 0)
+    geometry = TapGeometry(
+        grid=grid, positions=positions, bilinear=rule.bilinear, margin=2 if rule.erode else 0
+    )
     return TapSource(geometry=geometry, pool=pool, slots=slots, dtype=dtype, rule=rule)
 
 

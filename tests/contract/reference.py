@@ -84,7 +84,9 @@ def position(positions, row, col):
         if OUTSIDE in corners[0] + corners[1]:
             return None
         total = sum(
-            corners[a][b] * (fy if a else step - fy) * (fx if b else step - fx) for a in (0, 1) for b in (0, 1)
+            corners[a][b] * (fy if a else step - fy) * (fx if b else step - fx)
+            for a in (0, 1)
+            for b in (0, 1)
         )
         out.append((2 * total + step * step) // (2 * step * step))
     return tuple(out)
@@ -267,7 +269,12 @@ class ReferenceEngine:
                 for r in range(rows[a], rows[a + 1]):
                     for c in range(cols[b], cols[b + 1]):
                         code = code_of(mask, positions, footprint, r, c)
-                        at = a, b, cell(r - rows[a], rows[a + 1] - rows[a]), cell(c - cols[b], cols[b + 1] - cols[b])
+                        at = (
+                            a,
+                            b,
+                            cell(r - rows[a], rows[a + 1] - rows[a]),
+                            cell(c - cols[b], cols[b + 1] - cols[b]),
+                        )
                         clear[at] += bool(table.clear[code])
                         valid[at] += code != NODATA_CODE
         totals = [x.sum((2, 3), dtype=np.int64) for x in (clear, valid)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import cases
 import numpy as np
@@ -52,7 +53,7 @@ def layouts():
             yield {"bits": bits, "kind": "f", "predictor": predictor}
 
 
-@pytest.mark.parametrize("layout", layouts(), ids=lambda d: f"{d['kind']}{d['bits']}p{d['predictor']}")
+@pytest.mark.parametrize("layout", list(layouts()), ids=lambda d: f"{d['kind']}{d['bits']}p{d['predictor']}")
 def test_tiles_of_every_layout(engine, layout):
     rng = np.random.default_rng(layout["bits"])
     made, expected = [], []
@@ -170,7 +171,9 @@ def mask_case(rng, engine, kind, rows, cols):
     grid = cases.some_grid(rng)
     table = cases.score_table(rng)
     tiles = [t for t in mask_tiles(rng, grid, 8, "u") if t.data is None or len(t.data) > 2]
-    window = (0, grid.height, 0, grid.width) if rng.random() < 0.5 else some_window(rng, grid.height, grid.width)
+    window = (
+        (0, grid.height, 0, grid.width) if rng.random() < 0.5 else some_window(rng, grid.height, grid.width)
+    )
     want, _ = REFERENCE.classify(tiles, grid, window, table, nodata=0)
     got, _ = engine.classify(tiles, grid, window, table, nodata=0)
     return table, cases.some_map(rng, kind, rows, cols, grid), want, got
@@ -379,7 +382,9 @@ def test_weights_of_zero_ask_for_nothing(engine):
     rule = SampleRule(lo=1, hi=100)
     data = np.full((16, 32), 7, np.uint16)
     slots = np.array([0, LOST_SLOT], np.int32)
-    x = np.array([15 * ONE + ONE // 2, 15 * ONE + ONE // 2 + 2**16, 15 * ONE + ONE // 2 + 2**16 - 1, 16 * ONE])
+    x = np.array(
+        [15 * ONE + ONE // 2, 15 * ONE + ONE // 2 + 2**16, 15 * ONE + ONE // 2 + 2**16 - 1, 16 * ONE]
+    )
     source = cases.source_for(engine, data, grid, AxisMap(x, x[:1] // 2), rule, slots)
     out = engine.empty((1, 4), np.uint16, 1)
     winners = np.zeros((1, 4), np.int16)
@@ -437,8 +442,7 @@ def test_split_windows_and_threads_give_the_same_bytes(engine, kind):
     rng = np.random.default_rng(7)
     rows, cols = 300, 420
     grid = TileGrid(width=500, height=400, tile_width=64, tile_height=64)
-    table, mask_table = None, cases.score_table(rng)
-    del table
+    mask_table = cases.score_table(rng)
     masks, maps, sources = [], [], {}
     for rank in range(4):
         maps.append(cases.some_map(rng, kind, rows, cols, grid))
@@ -472,11 +476,7 @@ def test_split_windows_and_threads_give_the_same_bytes(engine, kind):
 
     once = run([(0, rows, 0, cols)], 1)
     row_cuts, col_cuts = [0, 1, 64, 137, 300], [0, 17, 256, 419, 420]
-    parts = [
-        (r0, r1, c0, c1)
-        for r0, r1 in zip(row_cuts, row_cuts[1:], strict=False)
-        for c0, c1 in zip(col_cuts, col_cuts[1:], strict=False)
-    ]
+    parts = [(r0, r1, c0, c1) for r0, r1 in pairwise(row_cuts) for c0, c1 in pairwise(col_cuts)]
     assert run(parts[::-1], 4) == once
 
 
@@ -487,7 +487,10 @@ def test_loading_from_four_threads(engine):
     tiles = [cases.compressed(p, layout, i) for i, p in enumerate(pixels)]
     pool = engine.pool(layout.decoded_bytes, 24)
     with ThreadPoolExecutor(4) as threads:
-        jobs = [threads.submit(lambda i=i: engine.load(pool, [i, i + 1], tiles[i : i + 2]).wait()) for i in range(0, 24, 2)]
+        jobs = [
+            threads.submit(lambda i=i: engine.load(pool, [i, i + 1], tiles[i : i + 2]).wait())
+            for i in range(0, 24, 2)
+        ]
         assert not any(job.result().any() for job in jobs)
     for i, expected in enumerate(pixels):
         np.testing.assert_array_equal(slot_of(engine, pool, i, layout), expected[:, :, 0])

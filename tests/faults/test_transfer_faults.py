@@ -127,6 +127,13 @@ class Server:
         response.headers["Content-Range"] = f"bytes 1-{len(response.body)}/{len(data)}"
         return response
 
+    async def early(self, request, data, fault):
+        response = self.good(request, data)
+        unit, _, rest = response.headers["Content-Range"].partition(" ")
+        first, _, rest = rest.partition("-")
+        response.headers["Content-Range"] = f"{unit} {int(first) - 1}-{rest}"
+        return response
+
     async def unranged(self, request, data, fault):
         response = self.good(request, data)
         del response.headers["Content-Range"]
@@ -234,6 +241,7 @@ def failure(faulty, path, kind=SourceError, **options):
         ("honest_short", 1),
         ("long", 1),
         ("shifted", 1),
+        ("early", 1),
         ("unranged", 1),
         ("gzipped", 1),
         ("endless", 1),
@@ -287,7 +295,7 @@ def test_final_answers_are_asked_for_once(faulty, fault, kind, words):
     assert error.attempts == len(faulty.log) == 1
 
 
-@pytest.mark.parametrize("fault", ["shifted", "unranged", "gzipped", "long", "endless"])
+@pytest.mark.parametrize("fault", ["shifted", "early", "unranged", "gzipped", "long", "endless"])
 def test_wrong_answers_are_asked_for_twice(faulty, fault):
     error = failure(faulty, f"{fault}/99/x.tif")
     assert error.attempts == len(faulty.log) == 2
@@ -372,7 +380,7 @@ class FakeSigner:
         if self.fails:
             raise self.fails
         self.signed.append(href)
-        return href + "?sig=old%2B%3D"
+        return href + "?sig=old%2B%2F%3A%3D"
 
     async def renew(self, href):
         self.renewed.append(href)
@@ -387,7 +395,7 @@ def test_a_refused_token_is_renewed_once(faulty):
 
     assert with_reader(use, signer=signer) == DATA[5:15]
     assert (signer.signed, signer.renewed) == ([href], [href])
-    assert faulty.log[0].endswith("?sig=old%2B%3D")  # as signed, not encoded once more
+    assert faulty.log[0].endswith("?sig=old%2B%2F%3A%3D")  # as signed, not encoded once more
 
 
 def test_a_token_refused_twice_is_an_error(faulty):

@@ -145,9 +145,9 @@ def url():
 
 
 def start(source, *args):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONWARNINGS": "default"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.Popen(
-        [sys.executable, "-c", source, *args],
+        [sys.executable, "-X", "dev", "-c", source, *args],  # says more of what is left behind
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -182,6 +182,34 @@ def test_a_reader_goes_on_in_forked_children_and_in_their_parent(url):
     out, err = process.communicate(timeout=40)
     lines = [x for x in err.splitlines() if "multi-threaded" not in x and "os.fork()" not in x]
     assert (process.returncode, out.strip(), lines) == (0, "well", [])
+
+
+FORKED_PLAINLY = """
+import os, sys, time
+from bestpixel_gpu.transfer.cache import HeaderCache
+from bestpixel_gpu.transfer.loop import run_sync
+from bestpixel_gpu.transfer.reader import Reader
+reader, url = Reader(header_cache=HeaderCache()), sys.argv[1]
+assert len(run_sync(reader.read(url, 0, 4))) == 4
+begun, pid = time.monotonic(), os.fork()
+if not pid:
+    if sys.argv[2] == "reads":
+        assert len(run_sync(reader.read(url, 1, 4))) == 4
+    sys.exit(0)  # takes everything down in order, unlike the end of a pool's worker
+assert os.waitpid(pid, 0)[1] == 0
+assert time.monotonic() - begun < 0.9
+assert len(run_sync(reader.read(url, 2, 4))) == 4
+print("well", reader.counters.retries)
+"""
+
+
+@needs_fork
+@pytest.mark.parametrize("child", ["reads", "only ends"])
+def test_a_forked_child_may_end_like_a_script_without_harm_to_its_parent(url, child):
+    process = start(FORKED_PLAINLY, f"{url}/good", child)
+    out, err = process.communicate(timeout=40)
+    lines = [x for x in err.splitlines() if "multi-threaded" not in x and "os.fork()" not in x]
+    assert (process.returncode, out.strip(), lines) == (0, "well 0", [])
 
 
 CACHES = """
@@ -265,6 +293,34 @@ def test_ctrl_c_stops_everything_within_a_second(url, closes):
     assert err.count("Traceback") == 1
     for noise in ("Exception in", "Task was destroyed", "never retrieved", "Unclosed", "Warning"):
         assert noise not in err
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer on this system")
+def test_ctrl_c_returns_only_after_the_callbacks_that_close_sockets():
+    ended = []
+
+    def close():
+        time.sleep(0.1)
+        ended.append(True)
+
+    async def work():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            asyncio.get_running_loop().call_soon(close)  # as a transport does
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            run_sync(work())
+        assert ended == [True]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_stuck_coroutine_does_not_keep_ctrl_c_waiting():

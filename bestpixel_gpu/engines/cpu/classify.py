@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.contract import (
@@ -19,7 +18,8 @@ from bestpixel_gpu.engines.contract import (
     Window,
 )
 from bestpixel_gpu.engines.cpu.decode import Decoder
-from bestpixel_gpu.engines.cpu.jit import kernel, table as as_table
+from bestpixel_gpu.engines.cpu.jit import inlined, kernel
+from bestpixel_gpu.engines.cpu.jit import table as as_table
 from bestpixel_gpu.errors import FormatError
 
 _NODATA = np.uint8(NODATA_CODE)
@@ -39,16 +39,20 @@ def classify(
     data = np.full((row1 - row0, col1 - col0), NODATA_CODE, np.uint8)
     status = np.full(len(tiles), TILE_OK, np.int8)
     codes = as_table(table.codes, np.uint8)
+    room = np.empty(0, np.uint8)
     for i, tile in enumerate(tiles):
-        part = _part(tile, grid, window)
         bits = 8 * tile.layout.dtype.itemsize
         if tile.layout.kind not in "ui" or bits > 16:
-            raise FormatError(f"a class mask of {bits}-bit {tile.layout.kind!r} samples: expected 8 or 16 bits")
-        top, bottom, left, right = part
+            raise FormatError(
+                f"a class mask of {bits}-bit {tile.layout.kind!r} samples: expected 8 or 16 bits"
+            )
+        top, bottom, left, right = part = _part(tile, grid, window)
         if tile.data is None:
             data[top:bottom, left:right] = codes[nodata & ((1 << bits) - 1)]
             continue
-        samples = np.empty(tile.layout.decoded_bytes, np.uint8)
+        if room.size < tile.layout.decoded_bytes:
+            room = np.empty(tile.layout.decoded_bytes, np.uint8)
+        samples = room[: tile.layout.decoded_bytes]
         status[i] = decoder.decode([tile], samples, [0])[0]
         if status[i] == TILE_OK and top < bottom and left < right:
             row = top + row0 - tile.index // grid.tiles_across * grid.tile_height
@@ -60,14 +64,14 @@ def classify(
 
 
 def _part(tile: CompressedTile, grid: TileGrid, window: Window) -> Window:
-    """Where a tile lies in the window, cut at both and at the raster's edge."""
+    """Where a tile lies in the window, cut at both and at the raster's edge; empty if it does not."""
     row0, row1, col0, col1 = window
     top = tile.index // grid.tiles_across * grid.tile_height
     left = tile.index % grid.tiles_across * grid.tile_width
     bottom, right = min(top + tile.layout.height, grid.height), min(left + tile.layout.width, grid.width)
-    rows = max(top, row0) - row0, min(bottom, row1) - row0
-    cols = max(left, col0) - col0, min(right, col1) - col0
-    return (*rows, *cols)
+    start_row, start_col = max(top, row0) - row0, max(left, col0) - col0
+    end_row, end_col = max(min(bottom, row1) - row0, start_row), max(min(right, col1) - col0, start_col)
+    return start_row, end_row, start_col, end_col
 
 
 @kernel
@@ -86,22 +90,30 @@ def look_up(samples: Any, step: int, row: int, col: int, codes: Any, out: Any, p
 def dilate(data: Any, radius: int) -> None:
     """Make nodata every pixel with nodata in its square neighbourhood, cut at the array's edge."""
     rows, cols = data.shape
-    near = np.zeros((rows, cols), np.uint8)
-    for r in range(rows):
-        _dilate_row(data[r], radius, near[r])
-    marks = np.empty(cols, np.uint8)
-    for r in range(rows):
-        marks[:] = 0
-        for i in range(max(r - radius, 0), min(r + radius + 1, rows)):
-            line = near[i]
-            for c in range(cols):
-                marks[c] |= line[c]
-        target = data[r]
-        for c in range(cols):
-            target[c] |= marks[c]
+    near = np.zeros((2 * radius + 1, cols), np.uint8)  # the rows around the current one, in turn
+    holds = np.zeros(2 * radius + 1, np.uint8)
+    for r in range(rows + radius):
+        if r < rows:
+            turn = r % (2 * radius + 1)
+            found = np.uint8(0)
+            for code in data[r]:
+                found |= np.uint8(code == _NODATA)
+            if found or holds[turn]:
+                near[turn] = 0
+            holds[turn] = found
+            if found:
+                _dilate_row(data[r], radius, near[turn])
+        if r >= radius:
+            target = data[r - radius]
+            for i in range(max(r - 2 * radius, 0), min(r + 1, rows)):
+                turn = i % (2 * radius + 1)
+                if holds[turn]:
+                    line = near[turn]
+                    for c in range(cols):
+                        target[c] |= line[c]
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _dilate_row(line: Any, radius: int, out: Any) -> None:
     """255 within `radius` columns of a nodata code, else 0."""
     done = 0

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.contract import NODATA_CODE, Footprint, ScoreRaster, Window
-from bestpixel_gpu.engines.cpu.jit import box_edge, kernel, nearest, table
+from bestpixel_gpu.engines.cpu.jit import box_edge, inlined, kernel, nearest, table
 from bestpixel_gpu.engines.cpu.lattice import Lattice, lattice_of, line_at, nodes_of, piece_end
 from bestpixel_gpu.engines.cpu.native import start_of
 from bestpixel_gpu.geo.pixel_map import AxisMap, PixelMap
@@ -35,7 +34,11 @@ class MaskFrame(NamedTuple):
 
 
 def strips(
-    mask: ScoreRaster, positions: PixelMap, window: Window, footprint: Footprint | None, cuts: NDArray[np.int64]
+    mask: ScoreRaster,
+    positions: PixelMap,
+    window: Window,
+    footprint: Footprint | None,
+    cuts: NDArray[np.int64],
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Codes of a window, in strips of whole rows: (first row of the grid, uint8 (rows, cols)).
 
@@ -59,6 +62,16 @@ def strips(
                 lattice_codes(mask.data, frame, lattice_of(positions, first, col0), out)
             yield first, out
             first = last
+
+
+def resample(
+    mask: ScoreRaster, positions: PixelMap, window: Window, footprint: Footprint | None
+) -> NDArray[np.uint8]:
+    """Codes of a window of the output, (rows, cols)."""
+    out = np.empty((window[1] - window[0], window[3] - window[2]), np.uint8)
+    for first, codes in strips(mask, positions, window, footprint, np.empty(0, np.int64)):
+        out[first - window[0] : first - window[0] + len(codes)] = codes
+    return out
 
 
 @kernel
@@ -107,7 +120,7 @@ def axis_codes(data: Any, frame: MaskFrame, x: Any, y: Any, out: Any) -> None:
                 codes[c] = mask_row[near[c]] if near[c] >= 0 else _NODATA
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _worst_of_rows(data: Any, top: int, bottom: int, out: Any) -> None:
     """Largest code of each column over rows top..bottom - 1; nodata where they leave the part."""
     if top < 0:
@@ -120,17 +133,17 @@ def _worst_of_rows(data: Any, top: int, bottom: int, out: Any) -> None:
             out[c] = max(out[c], mask_row[c])
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _column_box(position: int, frame: MaskFrame) -> Any:
     return _box(position, frame.half_x, frame.width, frame.col0, frame.col1, frame.worst)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _row_box(position: int, frame: MaskFrame) -> Any:
     return _box(position, frame.half_y, frame.height, frame.row0, frame.row1, frame.worst)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _box(position: int, half: int, size: int, start: int, end: int, worst: int) -> Any:
     """(nearest, first, end) of an output pixel on one axis, counted from `start` of the mask's part.
 
@@ -173,7 +186,7 @@ def lattice_codes(data: Any, frame: MaskFrame, lattice: Lattice, out: Any) -> No
             col = end
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _code_at(mask: Any, across: int, frame: MaskFrame, x: int, y: int) -> Any:
     """Code of the output pixel whose centre lies at (x, y) of the mask, `across` pixels wide."""
     near_col, left, right = _column_box(x, frame)

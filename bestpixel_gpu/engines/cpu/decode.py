@@ -48,7 +48,11 @@ class Decoder:
         return status
 
     def _decode_alike(
-        self, layout: TileLayout, stored: Sequence[Bytes | None], pool: NDArray[np.uint8], starts: Sequence[int]
+        self,
+        layout: TileLayout,
+        stored: Sequence[Bytes | None],
+        pool: NDArray[np.uint8],
+        starts: Sequence[int],
     ) -> NDArray[np.int8]:
         how = packing_of(layout)
         expected = layout.inflated_bytes
@@ -57,7 +61,9 @@ class Decoder:
         views: list[NDArray[np.uint8]] = []
         kept: list[int] = []
         for i, data in enumerate(stored):
-            ready = data if native or layout.codec == "none" or data is None else python_inflate()(data, expected)
+            ready = (
+                data if native or layout.codec == "none" or data is None else python_inflate()(data, expected)
+            )
             if ready is not None and (native or len(memoryview(ready).cast("B")) == expected):
                 views.append(np.frombuffer(ready, np.uint8))
                 kept.append(i)

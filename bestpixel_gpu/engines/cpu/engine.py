@@ -27,12 +27,14 @@ from bestpixel_gpu.engines.contract import (
     Window,
 )
 from bestpixel_gpu.engines.cpu.classify import classify
+from bestpixel_gpu.engines.cpu.codes import resample
 from bestpixel_gpu.engines.cpu.decode import Decoder
 from bestpixel_gpu.engines.cpu.memory import default_budget
 from bestpixel_gpu.engines.cpu.owners import owners
 from bestpixel_gpu.engines.cpu.paint import CpuPool, paint
 from bestpixel_gpu.engines.cpu.rank import rank, statistics
 from bestpixel_gpu.geo.pixel_map import PixelMap
+
 
 class DoneTicket:
     """A batch that was done when it was asked for."""
@@ -101,6 +103,13 @@ class CpuEngine:
     ) -> tuple[ScoreRaster, NDArray[np.int8]]:
         """Decode mask tiles and map them to score codes over `window` of the mask raster."""
         return classify(self._decoder, tiles, grid, window, table, nodata, grow)
+
+    def resample(
+        self, mask: ScoreRaster, positions: PixelMap, window: Window, *, footprint: Footprint | None = None
+    ) -> ScoreRaster:
+        """Score codes of a window of the output grid, one for each output pixel."""
+        codes = resample(mask, positions, window, footprint)
+        return ScoreRaster(window, window[3], window[1], codes)
 
     def statistics(
         self,

@@ -51,7 +51,7 @@ class Decompressor:
 
 @cache
 def libdeflate() -> Libdeflate | None:
-    """libdeflate's C functions, ``None`` where no installed file exports them."""
+    """C functions of libdeflate, ``None`` where no installed file exports them."""
     try:
         from deflate import _deflate
 

@@ -42,7 +42,7 @@ def kernel(function: F) -> F:
     name renews it when an inlined module does.
     """
     function.__qualname__ += f"_{_STAMP}"
-    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
     try:
         compiled.enable_caching()
     except RuntimeError:
@@ -53,14 +53,14 @@ def kernel(function: F) -> F:
 def _enable_caching_in(folder: str | None, compiled: Any) -> None:
     if folder is None:
         return
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = folder
+    config: Any = numba.config
+    before, config.CACHE_DIR = config.CACHE_DIR, folder
     try:
         compiled.enable_caching()
     except RuntimeError:
         pass  # compiled anew in each process
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 def _private_folder() -> str | None:
@@ -73,18 +73,30 @@ def _private_folder() -> str | None:
         info = path.lstat()
     except OSError:
         return None
-    private = info.st_uid == os.getuid() and not info.st_mode & 0o077 and path.is_dir() and not path.is_symlink()
+    private = (
+        info.st_uid == os.getuid() and not info.st_mode & 0o077 and path.is_dir() and not path.is_symlink()
+    )
     return str(path) if private else None
 
 
-nearest = register_jitable(fixed_point.nearest)
-first_tap = register_jitable(fixed_point.first_tap)
-second_weight = register_jitable(fixed_point.second_weight)
-first_weighed = register_jitable(fixed_point.first_weighed)
-last_weighed = register_jitable(fixed_point.last_weighed)
-box_edge = register_jitable(fixed_point.box_edge)
-weighted_mean = register_jitable(fixed_point.weighted_mean)
-rational = register_jitable(fixed_point.rational)
+def inlined(function: F) -> F:
+    """Leave a function to be compiled into the kernels that call it."""
+    register_jitable(function)
+    return function
+
+
+int64: Any = np.int64
+uint64: Any = np.uint64
+"""Conversions inside kernels, where they yield plain machine integers."""
+
+nearest = inlined(fixed_point.nearest)
+first_tap = inlined(fixed_point.first_tap)
+second_weight = inlined(fixed_point.second_weight)
+first_weighed = inlined(fixed_point.first_weighed)
+last_weighed = inlined(fixed_point.last_weighed)
+box_edge = inlined(fixed_point.box_edge)
+weighted_mean = inlined(fixed_point.weighted_mean)
+rational = inlined(fixed_point.rational)
 
 
 def plane(array: NDArray[Any]) -> tuple[NDArray[Any], int]:
@@ -106,7 +118,9 @@ def plane(array: NDArray[Any]) -> tuple[NDArray[Any], int]:
     step = array.strides[0] // size if rows > 1 else cols
     if step < cols or (rows > 1 and array.strides[0] % size):
         raise ValueError("rows of an engine array must follow one another in memory")
-    flat = np.lib.stride_tricks.as_strided(array, ((rows - 1) * step + cols,), (size,), writeable=array.flags.writeable)
+    flat = np.lib.stride_tricks.as_strided(
+        array, ((rows - 1) * step + cols,), (size,), writeable=array.flags.writeable
+    )
     return flat, step
 
 

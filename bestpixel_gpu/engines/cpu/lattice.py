@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from bestpixel_gpu.engines.cpu.jit import table
+from bestpixel_gpu.engines.cpu.jit import inlined, table
 from bestpixel_gpu.engines.cpu.native import start_of
 from bestpixel_gpu.geo.pixel_map import OUTSIDE, LatticeMap
 
@@ -58,7 +57,7 @@ class Line(NamedTuple):
     shift: int
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def nodes_of(lattice: Lattice) -> Nodes:
     """The lattice as the functions below take it."""
     across = lattice.x.shape[1]
@@ -66,14 +65,14 @@ def nodes_of(lattice: Lattice) -> Nodes:
     return Nodes(x, y, across, lattice.log2_step, lattice.row0, lattice.col0)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def piece_end(nodes: Nodes, col: int, end: int) -> int:
     """End of the pixels from `col` on that lie in one cell, cut at `end`."""
     k = nodes.log2_step
     return min(end, ((((col + nodes.col0) >> k) + 1) << k) - nodes.col0)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def line_at(nodes: Nodes, row: int, col: int) -> Line:
     """Positions from a pixel on to the end of its cell.
 
@@ -95,7 +94,7 @@ def line_at(nodes: Nodes, row: int, col: int) -> Line:
     return Line(x_in and y_in, x + half, dx, y + half, dy, 2 * k)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _along(nodes: Any, at: int, below: int, step: int, fx: int, fy: int) -> Any:
     """(all four nodes have a place, position times step squared, its rise to the right)."""
     n00, n01, n10, n11 = nodes[at], nodes[at + 1], nodes[below], nodes[below + 1]

@@ -6,19 +6,27 @@ is not counted, an array view is, and counting is atomic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numba.extending
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 _I8 = ir.IntType(8)
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
+_raw_memcpy: Any = cgutils.raw_memcpy
+_pointer_to: Any = types.CPointer
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """A function of kernels that writes its own machine code."""
+    return numba.extending.intrinsic(function)
+
+
+@intrinsic
 def call_inflate(
     typing: Any, function: Any, state: Any, source: Any, n_in: Any, target: Any, n_out: Any
 ) -> Any:
@@ -37,7 +45,7 @@ def call_inflate(
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def copy_memory(typing: Any, source: Any, target: Any, size: Any) -> Any:
     """Copy `size` bytes between two addresses."""
     signature = types.void(types.int64, types.int64, types.int64)
@@ -45,13 +53,13 @@ def copy_memory(typing: Any, source: Any, target: Any, size: Any) -> Any:
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source, target, size = args
         pointer = _I8.as_pointer()
-        cgutils.raw_memcpy(builder, builder.inttoptr(target, pointer), builder.inttoptr(source, pointer), size, 1)
+        _raw_memcpy(builder, builder.inttoptr(target, pointer), builder.inttoptr(source, pointer), size, 1)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def swap_bytes(typing: Any, value: Any) -> Any:
     """The unsigned integer with its bytes in the other order."""
 
@@ -61,7 +69,7 @@ def swap_bytes(typing: Any, value: Any) -> Any:
     return value(value), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_big_endian(typing: Any, address: Any) -> Any:
     """The 8 bytes at any address as a big-endian uint64."""
     signature = types.uint64(types.int64)
@@ -74,17 +82,17 @@ def load_big_endian(typing: Any, address: Any) -> Any:
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def start_of(typing: Any, array: Any) -> Any:
     """Pointer to the first element of an array argument, which its caller keeps alive."""
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return context.make_array(sig.args[0])(context, builder, args[0]).data
 
-    return types.CPointer(array.dtype)(array), generate
+    return _pointer_to(array.dtype)(array), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def moved(typing: Any, pointer: Any, count: Any) -> Any:
     """The pointer `count` elements further on."""
 

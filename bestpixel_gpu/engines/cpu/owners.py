@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.contract import TapGeometry, Window
-from bestpixel_gpu.engines.cpu.jit import first_weighed, kernel, last_weighed, nearest, table
+from bestpixel_gpu.engines.cpu.jit import first_weighed, inlined, int64, kernel, last_weighed, nearest, table
 from bestpixel_gpu.engines.cpu.lattice import Lattice, Line, lattice_of, line_at, nodes_of, piece_end
 from bestpixel_gpu.engines.cpu.spans import spans_of
 from bestpixel_gpu.geo.pixel_map import AxisMap
@@ -80,7 +79,7 @@ def tile_ranges(positions: Any, size: int, tile: int, need: Need, out: Any) -> N
         out[0, i], out[1, i] = _tiles(positions[i], size, tile, need)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _tiles(position: int, size: int, tile: int, need: Need) -> Any:
     first = last = nearest(position)
     if first < 0 or first >= size:
@@ -113,7 +112,7 @@ def mark_lattice(spans: Any, lattice: Lattice, need: Need, wanted: Any) -> None:
     """Mark the tiles of spans, from the ends of each cell's piece where these agree."""
     nodes = nodes_of(lattice)
     for s in range(spans.shape[0]):
-        row, col, end = np.int64(spans[s, 0]), np.int64(spans[s, 1]), np.int64(spans[s, 2])
+        row, col, end = int64(spans[s, 0]), int64(spans[s, 1]), int64(spans[s, 2])
         while col < end:
             stop = piece_end(nodes, col, end)
             line = line_at(nodes, row, col)
@@ -122,12 +121,17 @@ def mark_lattice(spans: Any, lattice: Lattice, need: Need, wanted: Any) -> None:
                 if _one_tile(line, last, need):
                     last = 0
                 for i in range(last + 1):
-                    _mark((line.x + i * line.dx) >> line.shift, (line.y + i * line.dy) >> line.shift, need, wanted)
+                    _mark(
+                        (line.x + i * line.dx) >> line.shift,
+                        (line.y + i * line.dy) >> line.shift,
+                        need,
+                        wanted,
+                    )
             col = stop
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def _one_tile(line: Line, last: int, need: Need) -> bool:
+@inlined
+def _one_tile(line: Line, last: int, need: Need) -> Any:
     """Both ends of a line need one and the same tile; then so does all between them."""
     left, right = _tiles(line.x >> line.shift, need.width, need.tile_width, need)
     left2, right2 = _tiles((line.x + last * line.dx) >> line.shift, need.width, need.tile_width, need)
@@ -138,7 +142,7 @@ def _one_tile(line: Line, last: int, need: Need) -> bool:
     return top == bottom and top2 == top and bottom2 == top
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _mark(x: int, y: int, need: Need, wanted: Any) -> None:
     left, right = _tiles(x, need.width, need.tile_width, need)
     top, bottom = _tiles(y, need.height, need.tile_height, need)

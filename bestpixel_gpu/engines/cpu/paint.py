@@ -62,7 +62,10 @@ class _Brush:
         positions = source.geometry.positions
         if isinstance(positions, AxisMap):
             self._lattice = None
-            self._x, self._y = table(positions.x[col0:col1], np.int64), table(positions.y[row0:row1], np.int64)
+            self._x, self._y = (
+                table(positions.x[col0:col1], np.int64),
+                table(positions.y[row0:row1], np.int64),
+            )
             self._columns = np.empty((COLUMN_FIELDS, col1 - col0), np.int32)
             column_table(self._x, self._level, self._columns)
             self._blend = np.empty(BLEND_COLUMNS, np.int32 if dtype.itemsize < 4 else np.int64)

@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from bestpixel_gpu.engines.contract import NODATA
-from bestpixel_gpu.engines.cpu.jit import first_weighed, kernel, last_weighed, nearest, second_weight
+from bestpixel_gpu.engines.cpu.jit import (
+    first_weighed,
+    inlined,
+    int64,
+    kernel,
+    last_weighed,
+    nearest,
+    second_weight,
+)
 from bestpixel_gpu.engines.cpu.native import moved, start_of
 from bestpixel_gpu.engines.cpu.sample import Level, Rule, all_valid, finish, is_valid, sample, scale
 from bestpixel_gpu.engines.fixed_point import FULL_WEIGHT, WEIGHT_BITS
@@ -61,7 +68,7 @@ def column_table(x: Any, level: Level, out: Any) -> None:
                     out[COPY_END, c] = out[COPY_END, c + 1]
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _column(x: int, level: Level) -> Any:
     """(tile, first, weight) of one column."""
     left = right = nearest(x)
@@ -103,7 +110,7 @@ class _Rows(NamedTuple):
     lower_offset: int
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _rows_at(y: int, level: Level) -> _Rows:
     near = top = bottom = nearest(y)
     if near < 0 or near >= level.height:
@@ -116,7 +123,7 @@ def _rows_at(y: int, level: Level) -> _Rows:
     return _Rows(True, y, near, top, bottom, weight, upper_tiles, upper_offset, lower_tiles, lower_offset)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _tile_row(level: Level, row: int) -> Any:
     """(index of the row's first tile, start of the row in its tile)."""
     tile_row = row // level.tile_height
@@ -177,28 +184,36 @@ def paint_axis(
         moved(table, COPY_END * cols),
     )
     failed = 0
-    row = np.int64(-1)
-    rows = _rows_at(np.int64(0), level)
+    row = int64(-1)
+    rows = _rows_at(int64(0), level)
     for s in range(spans.shape[0]):
         if spans[s, 0] != row:
-            row = np.int64(spans[s, 0])
+            row = int64(spans[s, 0])
             rows = _rows_at(y[row], level)
         out = moved(start_of(target), row * step)
         failed += _paint_span(
-            source, level, rule, rows, fields, start_of(blend), out, np.int64(spans[s, 1]), np.int64(spans[s, 2])
+            source,
+            level,
+            rule,
+            rows,
+            fields,
+            start_of(blend),
+            out,
+            int64(spans[s, 1]),
+            int64(spans[s, 2]),
         )
     return failed
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _paint_span(
     source: _Source, level: Level, rule: Rule, rows: _Rows, columns: _Columns, blend: Any, out: Any,
     col: int, end: int,
 ) -> int:  # fmt: skip
     failed = 0
     while col < end:
-        tile = np.int64(columns.tile[col])
-        stop = min(np.int64(columns.run_end[col]), end, col + _CHUNK)
+        tile = int64(columns.tile[col])
+        stop = min(int64(columns.run_end[col]), end, col + _CHUNK)
         done = -1
         if tile == _OUTSIDE or not rows.inside:
             done = _paint_nothing(out, col, stop)
@@ -215,21 +230,24 @@ def _paint_span(
     return failed
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _paint_nothing(out: Any, col: int, end: int) -> int:
     for c in range(col, end):
         out[c] = _NODATA
     return end - col
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _paint_chunk(
-    source: _Source, level: Level, rule: Rule, rows: _Rows, tile: int, columns: _Columns, blend: Any, out: Any,
-    col: int, end: int,
+    source: _Source, level: Level, rule: Rule, rows: _Rows, tile: int, columns: _Columns, blend: Any,
+    out: Any, col: int, end: int,
 ) -> int:  # fmt: skip
     """Columns whose taps lie in one tile column; -1 where they must be sampled one by one."""
     slots = source.slots
-    upper_slot, lower_slot = np.int64(slots[rows.upper_tiles + tile]), np.int64(slots[rows.lower_tiles + tile])
+    upper_slot, lower_slot = (
+        int64(slots[rows.upper_tiles + tile]),
+        int64(slots[rows.lower_tiles + tile]),
+    )
     if upper_slot < 0 or lower_slot < 0:
         near_slot = upper_slot if rows.near == rows.top else lower_slot
         return -1 if near_slot >= 0 else _paint_nothing(out, col, end)
@@ -256,16 +274,14 @@ def _paint_chunk(
     return 0
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def _clean(
-    source: _Source, level: Level, rule: Rule, rows: _Rows, first: int, last: int, tile: int
-) -> bool:
+@inlined
+def _clean(source: _Source, level: Level, rule: Rule, rows: _Rows, first: int, last: int, tile: int) -> bool:
     """All pixels within the margin of the tile's columns first..last are valid."""
     left = max(first - level.margin, 0)
     right = min(last + level.margin + 1, level.tile_width, level.width - tile * level.tile_width)
     for row in range(max(rows.top - level.margin, 0), min(rows.bottom + level.margin + 1, level.height)):
         tiles, offset = _tile_row(level, row)
-        slot = np.int64(source.slots[tiles + tile])
+        slot = int64(source.slots[tiles + tile])
         if slot < 0:
             return False
         line = moved(source.pool, slot * level.slot_step + offset + left)
@@ -274,43 +290,43 @@ def _clean(
     return True
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _copy(source: Any, rule: Rule, out: Any, size: int) -> int:
     failed = 0
     if rule.div == 1:
         for i in range(size):
-            value = np.int64(source[i])
+            value = int64(source[i])
             painted = np.uint16(scale(value, rule)) if is_valid(value, rule) else _NODATA
             out[i] = painted
             failed += painted == _NODATA
     else:
         for i in range(size):
-            value = np.int64(source[i])
+            value = int64(source[i])
             painted = np.uint16(finish(value, rule)) if is_valid(value, rule) else _NODATA
             out[i] = painted
             failed += painted == _NODATA
     return failed
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _gather(source: Any, near: Any, rule: Rule, out: Any, size: int) -> int:
     failed = 0
     for i in range(size):
-        value = np.int64(source[near[i]])
+        value = int64(source[near[i]])
         painted = np.uint16(finish(value, rule)) if is_valid(value, rule) else _NODATA
         out[i] = painted
         failed += painted == _NODATA
     return failed
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _blend_rows(upper: Any, lower: Any, weight: int, out: Any, size: int) -> None:
     """``32768`` times the mean of two rows."""
     for i in range(size):
-        out[i] = (_FULL - weight) * np.int64(upper[i]) + weight * np.int64(lower[i])
+        out[i] = (_FULL - weight) * int64(upper[i]) + weight * int64(lower[i])
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _blend_columns(blend: Any, first: Any, weight: Any, rule: Rule, out: Any, size: int) -> None:
     if rule.div == 1:
         for i in range(size):
@@ -320,7 +336,7 @@ def _blend_columns(blend: Any, first: Any, weight: Any, rule: Rule, out: Any, si
             out[i] = np.uint16(finish(_blend(blend, first[i] - first[0], weight[i]), rule))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def _blend(blend: Any, at: int, weight: Any) -> int:
-    left, right = np.int64(blend[at]), np.int64(blend[at + 1])
-    return ((left << WEIGHT_BITS) + np.int64(weight) * (right - left) + _ROUND) >> _SHIFT
+@inlined
+def _blend(blend: Any, at: int, weight: Any) -> Any:
+    left, right = int64(blend[at]), int64(blend[at + 1])
+    return ((left << WEIGHT_BITS) + int64(weight) * (right - left) + _ROUND) >> _SHIFT

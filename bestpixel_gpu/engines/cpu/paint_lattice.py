@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from bestpixel_gpu.engines.contract import NODATA
-from bestpixel_gpu.engines.cpu.jit import first_tap, kernel, nearest, second_weight
+from bestpixel_gpu.engines.cpu.jit import first_tap, inlined, int64, kernel, nearest, second_weight, uint64
 from bestpixel_gpu.engines.cpu.lattice import Lattice, Line, line_at, nodes_of, piece_end
 from bestpixel_gpu.engines.cpu.native import moved, start_of
 from bestpixel_gpu.engines.cpu.sample import Level, Rule, all_valid, finish, is_valid, sample, scale
@@ -27,7 +26,7 @@ def paint_lattice(
     nodes = nodes_of(lattice)
     failed = 0
     for s in range(spans.shape[0]):
-        row, col, end = np.int64(spans[s, 0]), np.int64(spans[s, 1]), np.int64(spans[s, 2])
+        row, col, end = int64(spans[s, 0]), int64(spans[s, 1]), int64(spans[s, 2])
         while col < end:
             stop = piece_end(nodes, col, end)
             out = moved(start_of(target), row * step + col)
@@ -42,7 +41,7 @@ def paint_lattice(
     return failed
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _paint_piece(pool: Any, slots: Any, level: Level, rule: Rule, line: Line, out: Any, size: int) -> int:
     """Pixels of one cell along a row; where one tile holds all taps, without asking for each."""
     quick, base = _common_tile(pool, slots, level, rule, line, size - 1)
@@ -61,7 +60,7 @@ def _paint_piece(pool: Any, slots: Any, level: Level, rule: Rule, line: Line, ou
     return failed
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _common_tile(pool: Any, slots: Any, level: Level, rule: Rule, line: Line, last: int) -> Any:
     """Whether one tile holds all taps of a piece, and where the raster's corner were in the pool.
 
@@ -77,7 +76,7 @@ def _common_tile(pool: Any, slots: Any, level: Level, rule: Rule, line: Line, la
     row, col = top // level.tile_height, left // level.tile_width
     if bottom >= (row + 1) * level.tile_height or right >= (col + 1) * level.tile_width:
         return False, 0
-    slot = np.int64(slots[row * level.across + col])
+    slot = int64(slots[row * level.across + col])
     if slot < 0:
         return False, 0
     corner = row * level.tile_height * level.tile_width + col * level.tile_width
@@ -89,7 +88,7 @@ def _common_tile(pool: Any, slots: Any, level: Level, rule: Rule, line: Line, la
     return True, base
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _quick_bilinear(corner: Any, level: Level, rule: Rule, line: Line, out: Any, size: int) -> bool:
     """Blend each pixel's four neighbours; False, with some pixels unpainted, if one is invalid."""
     if rule.div == 1:  # a loop without a division is half as long
@@ -107,14 +106,14 @@ def _quick_bilinear(corner: Any, level: Level, rule: Rule, line: Line, out: Any,
     return True
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _blend_at(corner: Any, level: Level, rule: Rule, line: Line, i: int) -> Any:
     """(one of the four neighbours is invalid, their mean) of pixel `i` of a line."""
     x, y = (line.x + i * line.dx) >> line.shift, (line.y + i * line.dy) >> line.shift
     at = first_tap(y) * level.tile_width + first_tap(x)
     below = at + level.tile_width
-    a, b = np.int64(corner[at]), np.int64(corner[at + 1])
-    c, d = np.int64(corner[below]), np.int64(corner[below + 1])
+    a, b = int64(corner[at]), int64(corner[at + 1])
+    c, d = int64(corner[below]), int64(corner[below + 1])
     wx, wy = second_weight(x), second_weight(y)
     upper, lower = (a << WEIGHT_BITS) + wx * (b - a), (c << WEIGHT_BITS) + wx * (d - c)
     invalid = _beyond(a, rule) | _beyond(b, rule) | _beyond(c, rule) | _beyond(d, rule)
@@ -123,19 +122,19 @@ def _blend_at(corner: Any, level: Level, rule: Rule, line: Line, i: int) -> Any:
     return invalid, ((upper << WEIGHT_BITS) + wy * (lower - upper) + _ROUND) >> _SHIFT
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def _beyond(value: int, rule: Rule) -> bool:
+@inlined
+def _beyond(value: int, rule: Rule) -> Any:
     """The value lies outside lo..hi, by one comparison."""
-    return np.uint64(value - rule.lo) > np.uint64(rule.hi - rule.lo)
+    return uint64(value - rule.lo) > uint64(rule.hi - rule.lo)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _quick_nearest(corner: Any, level: Level, rule: Rule, line: Line, out: Any, size: int) -> int:
     """Take each pixel's nearest neighbour; returns how many became nodata."""
     failed = 0
     x, y = line.x, line.y
     for i in range(size):
-        value = np.int64(corner[nearest(y >> line.shift) * level.tile_width + nearest(x >> line.shift)])
+        value = int64(corner[nearest(y >> line.shift) * level.tile_width + nearest(x >> line.shift)])
         painted = np.uint16(finish(value, rule)) if is_valid(value, rule) else _NODATA
         out[i] = painted
         failed += painted == _NODATA

@@ -20,15 +20,14 @@ from bestpixel_gpu.engines.contract import (
     Window,
 )
 from bestpixel_gpu.engines.cpu.codes import strips
-from bestpixel_gpu.engines.cpu.jit import kernel, plane
+from bestpixel_gpu.engines.cpu.jit import int64, kernel, plane
 from bestpixel_gpu.engines.fixed_point import key_of
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 CELLS = 32
 """Cells along a chunk's side in cell statistics."""
 _NO_KEY = np.uint32(NO_KEY)
-_UNUSED = {2: np.empty(0, np.uint16), 4: np.empty(0, np.uint32)}
-"""Stands for counts or a floor that are not there."""
+_NO_COUNTS, _NO_FLOOR = np.empty(0, np.uint16), np.empty(0, np.uint32)
 
 
 def rank(
@@ -44,8 +43,8 @@ def rank(
     """One scene competes for the pixels of a window; see the contract."""
     row0, _, col0, col1 = state.window
     keys, keys_step = plane(state.keys)
-    counts, counts_step = (_UNUSED[2], 0) if state.counts is None else plane(state.counts)
-    floor, floor_step = (_UNUSED[4], 0) if state.floor is None else plane(state.floor)
+    counts, counts_step = (_NO_COUNTS, 0) if state.counts is None else plane(state.counts)
+    floor, floor_step = (_NO_FLOOR, 0) if state.floor is None else plane(state.floor)
     candidates = np.array(
         [NO_KEY if score == NO_SCORE else key_of(int(score), key_low) for score in table.scores], np.uint32
     )
@@ -175,7 +174,7 @@ def tally(codes: Any, marks: Any, line_of: Any, col_edges: Any, clear: Any, vali
     for r in range(codes.shape[0]):
         line = codes[r]
         for cell in range(col_edges.size - 1):
-            total = np.int64(0)
+            total = int64(0)
             for c in range(col_edges[cell], col_edges[cell + 1]):
                 total += marks[line[c]]
             clear[line_of[r], cell] += total & 0xFFFFFFFF

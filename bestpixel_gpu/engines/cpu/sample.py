@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from bestpixel_gpu.engines.contract import LOST_SLOT, NODATA, SampleRule, TapSource
 from bestpixel_gpu.engines.cpu.jit import (
     first_tap,
     first_weighed,
+    inlined,
+    int64,
     last_weighed,
     nearest,
     rational,
@@ -26,7 +27,7 @@ MARGIN = 2
 """Pixels around a tap that erosion looks at."""
 _VALID, _INVALID, _LOST = 0, 1, 2
 _LOST_SLOT = LOST_SLOT
-_NODATA = np.int64(NODATA)
+_NODATA = int64(NODATA)
 _FULL = FULL_WEIGHT
 _LARGEST = LARGEST_VALUE
 
@@ -81,13 +82,13 @@ def rule_of(rule: SampleRule, dtype: np.dtype[Any]) -> Rule:
     return Rule(lo, hi, nodata, int(rule.erode), rule.mul, rule.add, rule.div)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def is_valid(value: Any, rule: Rule) -> bool:
+@inlined
+def is_valid(value: Any, rule: Rule) -> Any:
     """The value may be painted."""
     return rule.lo <= value <= rule.hi and value != rule.nodata
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def all_valid(values: Any, size: int, rule: Rule) -> bool:
     """Every one of `size` > 0 values may be painted."""
     low = high = values[0]
@@ -104,37 +105,37 @@ def all_valid(values: Any, size: int, rule: Rule) -> bool:
     return True
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def finish(value: int, rule: Rule) -> int:
     """The painted value of an interpolated sample."""
     return scale(value, rule) if rule.div == 1 else clamp(rational(value, rule.mul, rule.add, rule.div))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def scale(value: int, rule: Rule) -> int:
     """:func:`finish` where the divisor is 1; loops over it become vector code."""
     return clamp(rule.mul * value + rule.add)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def clamp(value: int) -> int:
     """Cut to 0..65534."""
     value = value if value > 0 else 0
     return value if value < _LARGEST else _LARGEST
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _look(pool: Any, slots: Any, level: Level, rule: Rule, row: int, col: int) -> Any:
     """(state, value) of a pixel inside the raster, for itself."""
     slot = slots[row // level.tile_height * level.across + col // level.tile_width]
     if slot < 0:
-        return (_LOST if slot == _LOST_SLOT else _INVALID), np.int64(0)
+        return (_LOST if slot == _LOST_SLOT else _INVALID), int64(0)
     at = slot * level.slot_step + row % level.tile_height * level.tile_width + col % level.tile_width
-    value = np.int64(pool[at])
+    value = int64(pool[at])
     return (_VALID if is_valid(value, rule) else _INVALID), value
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _worst_state(
     pool: Any, slots: Any, level: Level, rule: Rule, top: int, bottom: int, left: int, right: int
 ) -> int:
@@ -146,8 +147,8 @@ def _worst_state(
     return worst
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def sample(pool: Any, slots: Any, level: Level, rule: Rule, x: int, y: int) -> int:
+@inlined
+def sample(pool: Any, slots: Any, level: Level, rule: Rule, x: int, y: int) -> Any:
     """Painted value at a position of the level, NODATA where it is invalid or lost.
 
     Lost comes first: a needed pixel (a tap of weight > 0 inside the raster and, where the rule
@@ -167,7 +168,7 @@ def sample(pool: Any, slots: Any, level: Level, rule: Rule, x: int, y: int) -> i
         return _NODATA
     if not level.bilinear:
         return finish(_look(pool, slots, level, rule, row, col)[1], rule)
-    total, weight = np.int64(0), np.int64(0)
+    total, weight = int64(0), int64(0)
     for i in range(top, bottom + 1):
         wy = second_weight(y) if i > first_tap(y) else _FULL - second_weight(y)
         for j in range(left, right + 1):

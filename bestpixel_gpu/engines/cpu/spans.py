@@ -47,7 +47,15 @@ def spans_of(winners: NDArray[Any], ranks: Sequence[int]) -> Iterator[tuple[int,
 
 @kernel
 def find_spans(
-    winners: Any, step: int, rows: int, cols: int, row: int, index_of: Any, found: Any, grouped: Any, ends: Any
+    winners: Any,
+    step: int,
+    rows: int,
+    cols: int,
+    row: int,
+    index_of: Any,
+    found: Any,
+    grouped: Any,
+    ends: Any,
 ) -> int:
     """Group the spans of as many rows as there is room for; returns the first row that is left.
 

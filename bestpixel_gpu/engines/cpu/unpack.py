@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.extending import register_jitable
 
 from bestpixel_gpu.cog.layout import TileLayout
-from bestpixel_gpu.engines.cpu.jit import kernel
+from bestpixel_gpu.engines.cpu.jit import inlined, kernel, uint64
 from bestpixel_gpu.engines.cpu.native import call_inflate, copy_memory, load_big_endian, swap_bytes
 from bestpixel_gpu.errors import FormatError
 
@@ -67,7 +66,7 @@ def packing_of(layout: TileLayout) -> Packing:
     )
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _unpack_whole(source: Any, target: Any, how: Packing) -> None:
     """8, 16, 32 or 64 bits: byte order, then predictor 2; `source` may be `target`."""
     step = how.samples
@@ -97,7 +96,7 @@ def _unpack_whole(source: Any, target: Any, how: Packing) -> None:
                 out[i] = values[i * step]
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _unpack_float(source: Any, target: Any, how: Packing) -> None:
     """Predictor 3: byte differences along the row, then the bytes of all values, highest first."""
     size = how.bits // 8
@@ -109,17 +108,17 @@ def _unpack_float(source: Any, target: Any, how: Packing) -> None:
         out = target[row * how.width : (row + 1) * how.width]
         for i in range(how.width):
             at = i * how.samples + how.sample
-            value = np.uint64(0)
+            value = uint64(0)
             for plane in range(size):
-                value = (value << np.uint64(8)) | np.uint64(line[plane * values + at])
+                value = (value << uint64(8)) | uint64(line[plane * values + at])
             out[i] = target.dtype.type(value)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _unpack_bits(source: Any, target: Any, how: Packing) -> None:
     """1..16 bits a sample, highest bit first, rows from a byte's edge."""
-    sign = np.uint64(how.signed) << np.uint64(how.bits - 1)
-    drop = np.uint64(64 - how.bits)
+    sign = uint64(how.signed) << uint64(how.bits - 1)
+    drop = uint64(64 - how.bits)
     start = how.sample * how.bits
     step = how.samples * how.bits
     for row in range(how.height):
@@ -127,14 +126,14 @@ def _unpack_bits(source: Any, target: Any, how: Packing) -> None:
         out = target[row * how.width : (row + 1) * how.width]
         for i in range(how.width):
             bit = start + i * step
-            word = load_big_endian(address + (bit >> 3)) << np.uint64(bit & 7)
+            word = load_big_endian(address + (bit >> 3)) << uint64(bit & 7)
             out[i] = target.dtype.type(((word >> drop) ^ sign) - sign)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _unpack_15(source: Any, target: Any, how: Packing) -> None:
     """15 bits, one unsigned sample: eight pixels from 15 bytes by two loads."""
-    mask = np.uint64(0x7FFF)
+    mask = uint64(0x7FFF)
     for row in range(how.height):
         address = source.ctypes.data + row * how.row_bytes
         out = target[row * how.width : (row + 1) * how.width]
@@ -143,14 +142,14 @@ def _unpack_15(source: Any, target: Any, how: Packing) -> None:
             right = load_big_endian(address + group * 15 + 7)
             part = out[group * 8 : group * 8 + 8]
             for i in range(4):
-                part[i] = np.uint16((left >> np.uint64(49 - 15 * i)) & mask)
-                part[i + 4] = np.uint16((right >> np.uint64(45 - 15 * i)) & mask)
+                part[i] = np.uint16((left >> uint64(49 - 15 * i)) & mask)
+                part[i + 4] = np.uint16((right >> uint64(45 - 15 * i)) & mask)
         for i in range(how.width & ~7, how.width):
-            word = load_big_endian(address + (i * 15 >> 3)) << np.uint64(i * 15 & 7)
-            out[i] = np.uint16(word >> np.uint64(49))
+            word = load_big_endian(address + (i * 15 >> 3)) << uint64(i * 15 & 7)
+            out[i] = np.uint16(word >> uint64(49))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@inlined
 def _unpack(source: Any, target: Any, how: Packing) -> None:
     """One tile, both sides as bytes."""
     if how.predictor == 3:

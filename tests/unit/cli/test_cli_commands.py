@@ -10,10 +10,12 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 from sample_composite import make_composite
 
 import bestpixel_gpu
+from bestpixel_gpu import simulate
 from bestpixel_gpu.errors import IncompleteError, InputError, NoScenesError, OffsetWarning
 
 pytest.importorskip("typer")
@@ -311,10 +313,11 @@ def test_progress_is_for_terminals_that_are_not_quiet(monkeypatch):
     assert "2/9" in text
 
 
-def test_demo_serves_on_loopback_and_leaves_picture_and_files(call, tmp_path):
+def test_demo_serves_on_loopback_and_leaves_picture_and_files(call, tmp_path, monkeypatch):
     pytest.importorskip("rasterio")
     pytest.importorskip("PIL")
-    seen = {}
+    seen, spec = {}, simulate.ArchiveSpec
+    monkeypatch.setattr(simulate, "ArchiveSpec", lambda **asked: spec(**asked | {"size": 192, "dates": 1}))
 
     def build(bbox, datetime, **kwargs):
         import urllib.request
@@ -336,6 +339,20 @@ def test_demo_serves_on_loopback_and_leaves_picture_and_files(call, tmp_path):
     assert {"picture.png", "red.tif", "stac-item.json"} <= {p.name for p in (tmp_path / "demo").iterdir()}
     assert str(tmp_path / "demo" / "picture.png") in result.stdout
     assert result.stderr == ""
+
+
+@pytest.mark.slow
+def test_demo_makes_a_picture_without_clouds(tmp_path):
+    pytest.importorskip("rasterio")
+    image = pytest.importorskip("PIL.Image")
+    result = run("demo", "--out-dir", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "0 lost" in result.stderr
+    with image.open(tmp_path / "picture.png") as picture:
+        rgba = np.asarray(picture)
+    seen = rgba[..., 3] > 0
+    assert seen.mean() > 0.98
+    assert (rgba[seen][:, :3].min(axis=1) > 230).mean() < 0.01  # clouds are white
 
 
 def test_demo_says_what_to_install_for_what_it_leaves_out(tmp_path, monkeypatch):
