@@ -234,6 +234,8 @@ class _Pass:
     ) -> None:
         key = TileKey(part.band, part.rank, index)
         if error is None:
+            layout = file.level.layout
+            self.session.report.decoded_pixels += layout.width * layout.height
             self.tables[part.band, part.rank][index] = slot
         else:
             self.slots.give(slot)

@@ -189,6 +189,7 @@ def finish(session: Session, choice: Choice, layers: dict[str, Any]) -> Composit
         record.clear_share = float(choice.clear_share[rank])
     counters = session.reader.counters
     report.bytes, report.requests, report.retries = counters.bytes, counters.requests, counters.retries
+    report.warn_if_partial()
     return Composite(
         grid=session.grid,
         bands=layers,

@@ -292,12 +292,13 @@ def band_layer(
     source = Source.open(path)
     level = level_for(grid, source) if level is None else level
     data = source.read(level).astype(np.int64)
-    tag = None if rule.ignore_tag else source.nodata
     ok = (data >= rule.lo) & (data <= rule.hi)
-    if tag is not None:
-        ok &= data != tag
+    if rule.ignore_tag:
+        pass  # 0 is a value; the grown mask keeps away from what averaging did to the swath's edge
+    elif source.nodata is not None:
+        ok &= data != source.nodata
     elif level > 0:
-        ok = ~grown(~ok, 2)
+        ok = ~grown(~ok, 2)  # averages may have smeared the fill by two pixels
     h, w = data.shape
     x, y = positions(grid, source, level)
     inside = (x >= 0) & (y >= 0) & (x < w * ONE) & (y < h * ONE)

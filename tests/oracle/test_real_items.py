@@ -17,7 +17,9 @@ ALL = tuple(BAND_KEYS)
 
 # file: (endpoint, CRS, tile, left, top, DN, reason)
 EXPECTED = {
-    "es-s2-c1-l2a-0510-20HNJ-south": ("earth-search-c1", 32720, "20HNJ", 499980, 6400000, 1000, "always 1000"),
+    "es-s2-c1-l2a-0510-20HNJ-south": (
+        "earth-search-c1", 32720, "20HNJ", 499980, 6400000, 1000, "always 1000",
+    ),
     "es-s2-c1-l2a-0511-same-scene": ("earth-search-c1", 32720, "20EPT", 600000, 3300040, 1000, "always 1000"),
     "es-s2-c1-l2a-S2A_T13TDE_20240422T174753_L2A": (
         "earth-search-c1", 32613, "13TDE", 399960, 4500000, 1000, "always 1000",
@@ -79,6 +81,7 @@ def test_no_recorded_item_is_forgotten(shared: Path) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("through_pystac", [False, True])
+@pytest.mark.filterwarnings("ignore:Could not parse bucket")  # pystac, on files it does not know
 def test_supported_item_is_understood(shared: Path, name: str, through_pystac: bool) -> None:
     endpoint_name, epsg, tile, left, top, dn, reason = EXPECTED[name]
     item = _read(shared, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,15 +42,16 @@ def catalogue(answer: Answerer) -> Iterator[tuple[str, list[tuple[str, str, Any]
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            with suppress(ConnectionError):  # the client may have gone
+                self.wfile.write(data)
 
-        do_GET = do_POST = _serve
+        do_GET = do_POST = _serve  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
@@ -243,7 +244,7 @@ def test_a_server_that_cannot_even_make_ten_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("status", "document", "says"),
     [
-        (400, {"code": "BadRequest", "description": "bbox is wrong, see http://x/y?sig=secret"}, "400.*bbox is wrong"),
+        (400, {"code": "BadRequest", "description": "bad bbox, see http://x/y?sig=secret"}, "400.*bad bbox"),
         (404, {"code": "NotFound", "description": "Not Found"}, r"404 \(Not Found\).*stac_url"),
         (403, b"no", "403.*credentials"),
         (429, {}, "429.*later"),
@@ -273,11 +274,10 @@ def test_no_server_and_a_silent_one() -> None:
         hold.wait(5)
         return page([])
 
-    with catalogue(silent) as (root, _), pytest.raises(CatalogError, match="too long"):
-        try:
+    with catalogue(silent) as (root, _):
+        with pytest.raises(CatalogError, match="too long"):
             search(query(root), timeout=0.2)
-        finally:
-            hold.set()
+        hold.set()
 
 
 # ---- dates ----
@@ -293,7 +293,8 @@ DAY = datetime(2024, 6, 1, tzinfo=UTC)
         ("2024-12-31", DAY.replace(month=12, day=31), datetime(2025, 1, 1, tzinfo=UTC)),
         ("2024-02", DAY.replace(month=2), DAY.replace(month=3)),
         ("2023-12/2024", datetime(2023, 12, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)),
-        ("2024-06-01T10:00:00Z/2024-06-01T10:30:00Z", DAY.replace(hour=10), DAY.replace(hour=10, minute=30, second=1)),
+        ("2024-06-01T10:00:00Z/2024-06-01T10:30:00Z", DAY.replace(hour=10),
+         DAY.replace(hour=10, minute=30, second=1)),
         ("2024-06-01T10:30Z", DAY.replace(hour=10, minute=30), DAY.replace(hour=10, minute=31)),
         ("2024-06-01T23:59:59Z", DAY.replace(hour=23, minute=59, second=59), DAY.replace(day=2)),
         ("2024-06-01T02:00:00+02:00/..", DAY, None),
@@ -311,9 +312,9 @@ def test_intervals(text: str, start: datetime | None, end: datetime | None) -> N
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", "2024-08-31/2024-06-01", "2024-06-01T12:00:00Z/2024-06-01T11:00:00Z", "yesterday", "2024-13-01",
-        "2024-02-30", "2024-6-1", "2024-06-01/2024-06-02/2024-06-03", "2024-06-01T25:00:00Z", "20240601", "2024-W10",
-        "01/06/2024", "9999-12-31",
+        "", " ", "2024-08-31/2024-06-01", "2024-06-01T12:00:00Z/2024-06-01T11:00:00Z", "yesterday",
+        "2024-13-01", "2024-02-30", "2024-6-1", "2024-06-01/2024-06-02/2024-06-03", "2024-06-01T25:00:00Z",
+        "20240601", "2024-W10", "01/06/2024", "9999-12-31",
     ],
 )  # fmt: skip
 def test_what_is_no_interval_is_refused_with_the_text(text: str) -> None:
