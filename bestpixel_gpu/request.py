@@ -253,11 +253,12 @@ def _progress(progress: Any) -> Progress | None:
     return _bars(progress)
 
 
-def _bars(bar_type: Any) -> Progress:
+def _bars(progress: Any) -> Progress:
     """Progress as tqdm-like bars, one for each stage; ``True`` takes tqdm where it is installed."""
-    if bar_type is True:
+    make = progress
+    if progress is True:
         try:
-            from tqdm.auto import tqdm as bar_type
+            from tqdm.auto import tqdm as make
         except ImportError:
             raise InputError(
                 "progress=True needs tqdm (pip install tqdm); or give a callable (stage, done, total)"
@@ -267,7 +268,7 @@ def _bars(bar_type: Any) -> Progress:
     def show(stage: str, done: int, total: int) -> None:
         bar = bars.get(stage)
         if bar is None:
-            bar = bars[stage] = bar_type(total=total, desc=stage)
+            bar = bars[stage] = make(total=total, desc=stage)
         bar.total = total
         bar.update(done - bar.n)
         if done >= total:

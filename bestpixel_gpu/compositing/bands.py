@@ -10,7 +10,7 @@ from bestpixel_gpu.cog.layout import Level, Raster
 from bestpixel_gpu.compositing.files import frame_of, level_for, open_raster, sample_of
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.engines.contract import SampleRule, TapGeometry, TileGrid
-from bestpixel_gpu.errors import FormatError, SourceError
+from bestpixel_gpu.errors import FormatError, InputError, SourceError
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 ERODE_MARGIN = 2
@@ -68,7 +68,7 @@ class BandFiles:
         try:
             raster = await open_raster(self._session, asset, signed=scene.signed)
             self._files[scene.collection, scene.id, band] = self._band_file(scene, band, raster)
-        except (SourceError, FormatError) as exc:
+        except (SourceError, FormatError, InputError) as exc:  # InputError: an address nothing reads
             return BandFailure(rank, scene, band, exc)
         return None
 

@@ -27,7 +27,7 @@ from bestpixel_gpu.engines.contract import (
     TileGrid,
     Window,
 )
-from bestpixel_gpu.errors import CorruptTileError, FormatError, SourceError
+from bestpixel_gpu.errors import CorruptTileError, FormatError, InputError, SourceError
 from bestpixel_gpu.geo.pixel_map import HALF, PixelMap, RasterFrame, source_window
 from bestpixel_gpu.plan.scores import mask_table
 from bestpixel_gpu.plan.selection import SceneCounts
@@ -135,7 +135,7 @@ async def _read_mask(session: Session, scene: Scene) -> SceneMask | MaskFailure:
             width=level.width, height=level.height, tile_width=level.tile_width, tile_height=level.tile_height
         )
         tiles = await _fetch(session, scene, level, plane, _tiles_in(grid, box))
-    except (SourceError, FormatError) as exc:
+    except (SourceError, FormatError, InputError) as exc:  # InputError: an address nothing reads
         return MaskFailure(scene, str(exc), exc)
     size = sum(len(t.data) for t in tiles if t.data is not None)
     table = _table_of(scene.profile)

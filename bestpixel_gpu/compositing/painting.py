@@ -214,20 +214,34 @@ class _Pass:
     async def _fetch(self, part: FetchGroup, slots: list[int]) -> None:
         """Read a group's tiles and decode them into their slots."""
         file = self.work.files[part.band][part.rank]
-        read = self.session.reader.read_many
-        spans = [file.level.span(i, file.plane) or (0, 0) for i in part.indices]
         async with self.undecoded.hold(part.stored_bytes):
-            answers = await read(file.asset.href, spans, signed=file.scene.signed)
+            answers = await self._read(file, part.indices)
             status = await self._decode(file, part.indices, slots, answers)
             del answers
         for n, i in enumerate(part.indices):
             if isinstance(
                 status[n], CorruptTileError
             ):  # damaged on the way, or in the archive: ask once more
-                again = await read(file.asset.href, spans[n : n + 1], signed=file.scene.signed)
+                again = await self._read(file, (i,), afresh=True)
                 status[n] = (await self._decode(file, (i,), slots[n : n + 1], again))[0]
             self._settle(file, part, i, slots[n], status[n])
         self.owner.count(len(part.indices))
+
+    async def _read(self, file: BandFile, indices: Sequence[int], *, afresh: bool = False) -> list[Any]:
+        """Compressed tiles, or the error of each; those of the round before may still be at hand."""
+        kept, href = self.session.kept_tiles, file.asset.href
+        found: dict[int, Any] = {}
+        if not afresh:
+            found = {i: kept[href, i] for i in indices if (href, i) in kept}
+        missing = [i for i in indices if i not in found]
+        if missing:
+            spans = [s for i in missing if (s := file.level.span(i, file.plane)) is not None]
+            answers = await self.session.reader.read_many(href, spans, signed=file.scene.signed)
+            found |= zip(missing, answers, strict=True)
+        if not file.scene.profile.ignore_nodata_tag:  # only their samples tell fill, so repair is likely
+            for i in missing:
+                self.session.keep_tile((href, i), found[i])
+        return [found[i] for i in indices]
 
     def _settle(
         self, file: BandFile, part: FetchGroup, index: int, slot: int, error: Exception | None

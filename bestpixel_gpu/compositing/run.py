@@ -12,18 +12,18 @@ from bestpixel_gpu.catalog.scene import Scene
 from bestpixel_gpu.compositing.bands import BandFailure, BandFiles
 from bestpixel_gpu.compositing.choice import Choice, choose, take_winners
 from bestpixel_gpu.compositing.masks import MaskFailure, SceneMask, count_masks, read_masks
-from bestpixel_gpu.compositing.painting import Block, Painter, Round, plan_round
+from bestpixel_gpu.compositing.painting import UNDECODED_BYTES, Block, Painter, Round, plan_round
 from bestpixel_gpu.compositing.repair import next_winners
 from bestpixel_gpu.compositing.scenes import find_scenes, no_scenes
-from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.compositing.session import KEPT_TILE_BYTES, Session
 from bestpixel_gpu.engines.contract import NODATA
 from bestpixel_gpu.plan.memory import MemoryPlan, output_bytes, refuse
 from bestpixel_gpu.plan.selection import SceneCounts
 from bestpixel_gpu.plan.tiles import PassPlan, block_windows
 from bestpixel_gpu.result.composite import Composite
 
-IN_FLIGHT_BYTES = 128 << 20
-"""Compressed bytes on their way or waiting to be decoded."""
+IN_FLIGHT_BYTES = UNDECODED_BYTES + KEPT_TILE_BYTES
+"""Compressed bytes on their way, waiting to be decoded, or kept for repair."""
 
 
 @dataclass(slots=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from typing import Any
 
@@ -11,7 +10,7 @@ from bestpixel_gpu.catalog.duplicates import merge_duplicates
 from bestpixel_gpu.catalog.items import SkipItem, scene_of
 from bestpixel_gpu.catalog.scene import Scene
 from bestpixel_gpu.catalog.search import SearchQuery, search
-from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.compositing.session import Session, in_daemon_thread
 from bestpixel_gpu.errors import NoScenesError
 from bestpixel_gpu.geo.grid import outline_lonlat
 from bestpixel_gpu.request import BBox
@@ -56,7 +55,7 @@ async def _raw_items(session: Session) -> list[dict[str, Any]]:
         max_cloud_cover=request.max_cloud_cover if session.endpoint.cloud_filter else None,
         limit=session.endpoint.page_limit,
     )
-    return await asyncio.to_thread(search, query)
+    return await in_daemon_thread(search, query)
 
 
 def search_boxes(session: Session) -> tuple[BBox, ...]:

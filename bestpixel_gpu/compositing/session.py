@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from bestpixel_gpu.result.report import Report
 from bestpixel_gpu.transfer.reader import Reader
 
 T = TypeVar("T")
+KEPT_TILE_BYTES = 64 << 20
+"""Compressed band tiles kept for repair."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +42,9 @@ class Session:
     memory_limit: int
     block_cols: int | None = None
     """Chunk columns per block; ``None`` for whole rows. Changes speed and memory, never pixels."""
+    kept_tiles: dict[tuple[str, int], Any] = field(default_factory=dict)
+    """Compressed tiles by (href, index): repair wants the tiles beside those that failed."""
+    kept_bytes: int = 0
     projector: Projector = field(init=False)
     identity: AxisMap = field(init=False)
 
@@ -49,6 +55,12 @@ class Session:
     async def compute(self, work: Callable[..., T], *args: Any) -> T:
         """Run engine work on the compute threads."""
         return await asyncio.get_running_loop().run_in_executor(self.executor, work, *args)
+
+    def keep_tile(self, key: tuple[str, int], stored: Any) -> None:
+        """Keep a compressed tile for repair while there is room."""
+        if not isinstance(stored, Exception) and self.kept_bytes + len(stored) <= KEPT_TILE_BYTES:
+            self.kept_tiles[key] = stored
+            self.kept_bytes += len(stored)
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Tell the caller how far a stage is."""
@@ -83,6 +95,32 @@ async def together(work: list[Any], on_done: Callable[[int], None] | None = None
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
     return [t.result() for t in tasks]
+
+
+async def in_daemon_thread(work: Callable[..., T], *args: Any) -> T:
+    """Run blocking work that cannot be cancelled, so that Ctrl-C need not wait for it."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work(*args)
+        except BaseException as exc:
+            error = exc
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="bestpixel-search", daemon=True).start()
+    return await answer
 
 
 def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:

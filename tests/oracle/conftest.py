@@ -1,4 +1,4 @@
-"""The oracle tests share helper modules that lie beside them."""
+"""The oracle tests share modules that lie beside them."""
 
 from __future__ import annotations
 

@@ -358,6 +358,23 @@ def bilinear_real(
     return np.divide(num, den, out=np.zeros_like(num), where=den > 0)
 
 
+def touching(
+    grid: RefGrid, path: str | Path, box: tuple[int, int, int, int], resampling: str
+) -> NDArray[np.bool_]:
+    """Output pixels with a tap of weight > 0 in a box of the level that is read."""
+    source = Source.open(path)
+    level = level_for(grid, source)
+    w, h = source.sizes[level]
+    r0, r1, c0, c1 = box
+    part = np.zeros((h, w), np.int64)
+    part[r0:r1, c0:c1] = 1
+    x, y = positions(grid, source, level)
+    if resampling == "nearest":
+        col, row = x >> 32, y >> 32
+        return (row >= r0) & (row < r1) & (col >= c0) & (col < c1)
+    return bilinear_integer(part, np.ones_like(part, bool), x, y)[0] > 0
+
+
 # ---- scenes ----
 @dataclass(frozen=True)
 class RefScene:
@@ -369,6 +386,8 @@ class RefScene:
     mask: str | Path
     offset: int = 0
     cloud_cover: float | None = None
+    lost: Mapping[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    """Band -> box (row0, row1, col0, col1) of the level that is read, which cannot be read."""
     harmonised: bool = False
     """The producer already subtracted the offset, so 0 is a value and class 0 is grown by 5 pixels."""
 
@@ -382,7 +401,7 @@ class RefScene:
             plain["mask"],
             plain.get("offset", 0),
             plain.get("cloud_cover"),
-            plain.get("harmonised", False),
+            harmonised=plain.get("harmonised", False),
         )
 
     @property
@@ -476,6 +495,8 @@ def composite(
             layer = band_layer(grid, s.files[name], s.rule, resampling=resampling, arithmetic=arithmetic)
             values[b, n] = layer.value
             keys[n][~layer.valid] = NO_KEY
+            if name in s.lost:
+                keys[n][touching(grid, s.files[name], s.lost[name], resampling)] = NO_KEY
             doubtful |= layer.doubtful
     best = keys.min(axis=0)
     winner = np.where(best == NO_KEY, -1, best & 0xFFFF)

@@ -102,7 +102,9 @@ def make_scene(
     }  # fmt: skip
     harmonised = dialect == "es"
     offset = 1000 if float(baseline) >= 4 and not harmonised else 0
-    ref = RefScene(name, datetime.fromisoformat(when), files, mask, offset, cloud_cover, harmonised)
+    ref = RefScene(
+        name, datetime.fromisoformat(when), files, mask, offset, cloud_cover, harmonised=harmonised
+    )
     return MadeScene(item, ref)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from oracle_checks import assert_matches, build
-from oracle_reference import RefGrid, composite
+from oracle_reference import RefGrid, Source, composite, level_for
 from oracle_scenes import MadeScene, Place, make_scene
 from pyproj import Transformer
+
+from bestpixel_gpu.errors import MemoryLimitError, PartialResultWarning
 
 SIDE = 2400
 """Metres of a scene's side: 240 pixels of 10 m, 120 of 20 m."""
@@ -26,7 +30,7 @@ def blobs(rng: np.random.Generator, n: int, share: float) -> NDArray[np.bool_]:
 
 
 def random_scene(
-    folder: Path, rng: np.random.Generator, number: int, place: Place, dialect: str
+    folder: Path, rng: np.random.Generator, number: int, place: Place, dialect: str, **fixed: Any
 ) -> MadeScene:
     """A scene with its own clouds, gaps, edges, nodata tag, baseline and pyramid."""
     corner = Place(
@@ -45,20 +49,15 @@ def random_scene(
         data[blobs(rng, n, 0.02)] = 32768 + number  # beyond what the product can hold: invalid too
         bands[name] = data.astype(np.uint16)
     when = f"2024-06-{number + 1:02d}T10:{int(rng.integers(60)):02d}:00+00:00"
-    return make_scene(
-        folder,
-        f"S{number}",
-        when,
-        bands,
-        classes,
-        corner,
-        dialect=dialect,
-        nodata=[0, None][int(rng.integers(2))],
-        overviews=int(rng.integers(0, 4)),
-        method=str(rng.choice(["AVERAGE", "NEAREST", "CUBIC"])),
-        baseline=str(rng.choice(["02.12", "04.00", "05.11"])),
-        cloud_cover=float(rng.choice([3.2, 3.4, 40.5, 71.0])),
-    )
+    options: dict[str, Any] = {
+        "nodata": [0, None][int(rng.integers(2))],
+        "overviews": int(rng.integers(0, 4)),
+        "method": str(rng.choice(["AVERAGE", "NEAREST", "CUBIC"])),
+        "baseline": str(rng.choice(["02.12", "04.00", "05.11"])),
+        "cloud_cover": float(rng.choice([3.2, 3.4, 40.5, 71.0])),
+        "dialect": dialect,
+    }
+    return make_scene(folder, f"S{number}", when, bands, classes, corner, **(options | fixed))
 
 
 CLASS_SHARE = np.array([2, 1, 5, 5, 25, 15, 10, 6, 10, 10, 6, 5]) / 100
@@ -121,6 +120,79 @@ def test_scenes_of_two_zones_make_one_picture(tmp_path: Path) -> None:
         assert len(np.unique(want.selected_observation)) >= 4
         got = build([m.item for m in made], grid, ["red"], order=order, top_k=None)
         assert_matches(got, want, off_by=1, most_off=0.2)
+
+
+def tile_at(path: Path, level: int, tile: int) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """(box in pixels of the level, first byte and length) of one tile."""
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages[level]
+        side, across = page.tilelength, -(-page.imagewidth // page.tilewidth)
+        r, c = tile // across * side, tile % across * side
+        return (r, r + side, c, c + side), (page.dataoffsets[tile], page.databytecounts[tile])
+
+
+def spoil(path: Path, start: int, size: int) -> None:
+    """Overwrite the middle of some bytes."""
+    with path.open("r+b") as file:
+        file.seek(start + size // 3)
+        file.write(b"\xff" * (size // 3))
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32631", "EPSG:32632"])
+@pytest.mark.parametrize(
+    ("res", "resampling"), [(10, "bilinear"), (13, "bilinear"), (30, "bilinear"), (7, "nearest")]
+)
+def test_tiles_that_cannot_be_read_are_mended(tmp_path: Path, res: float, resampling: str, crs: str) -> None:
+    """Every pixel that needs a spoilt tile goes to the next best scene, and no other one does."""
+    rng = np.random.default_rng(12)
+    place = Place("EPSG:32631", 400020, 5000040)
+    made, spoilt = [], []
+    for i in range(4):
+        m = random_scene(tmp_path, rng, i, place, "pc", nodata=0)
+        lost = {}
+        for band, tile in (("red", i), ("nir", (i + 1) % 4)):
+            source = Source.open(m.ref.files[band])
+            level = level_for(RefGrid.at(place.crs, 0, 0, res, 1, 1), source)
+            if source.sizes[level][0] > 128 or tile == 0:
+                lost[band], bytes_ = tile_at(Path(source.path), level, tile)
+                spoilt.append((Path(source.path), *bytes_))
+        made.append(MadeScene(m.item, replace(m.ref, lost=lost)))
+    x, y = Transformer.from_crs(place.crs, crs, always_xy=True).transform(place.x0, place.y0)
+    grid = RefGrid.at(crs, round(x), round(y), res, int(2400 / res), int(2200 / res))
+    want = composite([m.ref for m in made], grid, ["red", "nir"], top_k=None, resampling=resampling)
+    unhurt = [replace(m.ref, lost={}) for m in made]
+    whole = composite(unhurt, grid, ["red", "nir"], top_k=None, resampling=resampling)
+    assert (whole.selected_observation != want.selected_observation).sum() > 50
+    for place_in_file in spoilt:
+        spoil(*place_in_file)
+    with pytest.warns(PartialResultWarning):
+        got = build(
+            [m.item for m in made], grid, ["red", "nir"], top_k=None, max_failed=1.0, resampling=resampling
+        )
+    assert_matches(got, want, off_by=int(crs != place.crs), most_off=0.2)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32631", "EPSG:32632"])
+def test_many_blocks_under_a_tight_memory_limit(tmp_path: Path, crs: str) -> None:
+    """Three by three chunks and the least memory the refusal names: the reference knows no blocks."""
+    rng = np.random.default_rng(31)
+    place = Place("EPSG:32631", 400020, 5000040)
+    made = [random_scene(tmp_path, rng, i, place, "pc") for i in range(3)]
+    x, y = Transformer.from_crs(place.crs, crs, always_xy=True).transform(place.x0, place.y0)
+    grid = RefGrid.at(crs, round(x), round(y) - 100, 2, 1100, 1060)
+    assert len(grid.chunks()) == 9
+    want = composite([m.ref for m in made], grid, ["red", "nir"], top_k=1, fill=0.02)
+    items = [m.item for m in made]
+    got, limit = None, 8
+    for _ in range(3):  # one refusal before the files' headers are known, one after
+        try:
+            got = build(items, grid, ["red", "nir"], top_k=1, fill=0.02, memory_limit=limit << 20)
+            break
+        except MemoryLimitError as refused:
+            limit = int(re.findall(r"at least (\d+) MiB", str(refused))[0])
+    assert limit > 8, "8 MiB cannot hold the result alone"
+    assert got is not None, "the size named last does not fit either"
+    assert_matches(got, want, off_by=int(crs != place.crs), most_off=0.2)
 
 
 def test_cloud_cover_counts_in_whole_percent(tmp_path: Path) -> None:

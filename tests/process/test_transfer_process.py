@@ -184,6 +184,25 @@ def test_a_reader_goes_on_in_forked_children_and_in_their_parent(url):
     assert (process.returncode, out.strip(), lines) == (0, "well", [])
 
 
+LEFT_OPEN = """
+import concurrent.futures.thread, logging, os, random, sys, threading
+if sys.argv[2] == "no fork" and hasattr(os, "register_at_fork"):
+    del os.register_at_fork
+from bestpixel_gpu.transfer.cache import HeaderCache
+from bestpixel_gpu.transfer.loop import run_sync
+from bestpixel_gpu.transfer.reader import Reader
+reader = Reader(header_cache=HeaderCache())
+print(len(run_sync(reader.read(sys.argv[1], 0, 4))))
+"""
+
+
+@pytest.mark.parametrize("system", ["this one", "no fork"])
+def test_a_reader_left_open_makes_no_noise_at_exit(url, system):
+    process = start(LEFT_OPEN, f"{url}/good", system)
+    out, err = process.communicate(timeout=40)
+    assert (process.returncode, out.strip(), err) == (0, "4", "")
+
+
 FORKED_PLAINLY = """
 import os, sys, time
 from bestpixel_gpu.transfer.cache import HeaderCache

@@ -43,7 +43,7 @@ def raster(offset: float, key: str = "B02", **more: float) -> dict[str, Any]:
             1000, "baseline 05.00 (product name) >= 04.00",
         ),
         (item("S2A_MSIL2A_2020_N0214_R1"), 0, "baseline 02.14 (item id) < 04.00"),
-        (item(s2__datatake_id="GS2B_20250731T1319_043_N05.11"), 1000, "baseline 05.11 (datatake id) >= 04.00"),
+        (item(s2__datatake_id="GS2B_20250731_043_N05.11"), 1000, "baseline 05.11 (datatake id) >= 04.00"),
         (item(assets=raster(-0.1)), 1000, "raster:bands.offset -0.1"),
         (item(assets=raster(0)), 0, "raster:bands.offset 0"),
         (item(assets=raster(-0.2, scale=0.0002)), 1000, "raster:bands.offset -0.2"),

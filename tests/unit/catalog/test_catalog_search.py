@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -204,8 +205,10 @@ def test_no_cloud_filter_at_100_percent_and_no_dates_where_open() -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again_with_the_same_body(status: int) -> None:
     answers = iter([(status, {}, {"Retry-After": "3600"}), (status, {}, {}), page([feature("a")])])
+    begin = time.monotonic()
     with catalogue(lambda *_: next(answers)) as (root, asked):
-        assert len(search(query(root))) == 1  # and an hour's Retry-After did not hold us
+        assert len(search(query(root))) == 1
+    assert time.monotonic() - begin < 3  # an hour's Retry-After did not hold us
     assert len(asked) == 3
     assert all(a == asked[0] for a in asked)
 
@@ -262,6 +265,17 @@ def test_errors_name_the_endpoint_the_answer_and_what_to_try(status: int, docume
         assert root in str(caught.value)
         assert "secret" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed_into_a_search_for_everything(status: int) -> None:
+    def answer(method: str, path: str, body: Any) -> Answer:
+        return page([feature("a")]) if path == "/v2/search" else (status, b"", {"Location": "/v2/search"})
+
+    with catalogue(answer) as (root, asked):
+        with pytest.raises(CatalogError, match="redirects"):
+            search(query(root))
+        assert [path for _, path, _ in asked] == ["/v1/search"]
 
 
 @pytest.mark.usefixtures("fast")
