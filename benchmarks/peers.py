@@ -231,11 +231,15 @@ def write_table(results: Path, target: Path) -> None:
     for row, cases in json.loads(results.read_text())["rows"].items():
         for found in cases:
             s, case = found["summary"], found["case"]
-            met = [f"{k} {'yes' if s[k] <= goal else 'NO'} (<= {goal})" for k, goal in GOALS.get(row, {}).items()]
+            met = [
+                f"{k} {'yes' if s[k] <= goal else 'NO'} (<= {goal})" for k, goal in GOALS.get(row, {}).items()
+            ]
             name = f"{case['endpoint']}, {len(case.get('bands') or range(12))} bands, {case['resolution']} m"
             if "latency_ms" in case:
                 name += f", {case['latency_ms']} ms latency, wall {s['ours_wall_s']:.2f} s"
-            ratios = [f"{s[k]:.3f}" if k in s else "-" for k in ("cpu", "wall", "rss", "bytes", "bytes_over_ideal")]
+            ratios = [
+                f"{s[k]:.3f}" if k in s else "-" for k in ("cpu", "wall", "rss", "bytes", "bytes_over_ideal")
+            ]
             lines.append(f"| {row} | {name} | {' | '.join(ratios)} | {'; '.join(met)} |")
     target.write_text("\n".join(lines) + "\n")
 

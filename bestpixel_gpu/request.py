@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from importlib import import_module
 from numbers import Real
 from typing import Any
 
@@ -258,7 +259,7 @@ def _bars(progress: Any) -> Progress:
     make = progress
     if progress is True:
         try:
-            from tqdm.auto import tqdm as make
+            make = import_module("tqdm.auto").tqdm
         except ImportError:
             raise InputError(
                 "progress=True needs tqdm (pip install tqdm); or give a callable (stage, done, total)"

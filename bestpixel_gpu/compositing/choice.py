@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.compositing.masks import SceneMask, compete, strips
+from bestpixel_gpu.compositing.masks import STRIP_PIXEL_BYTES, SceneMask, compete, strips
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.engines.contract import NO_KEY, RankState
 from bestpixel_gpu.plan.footprints import Ring, lonlat_ring, raster_ring, required_tiles
@@ -20,10 +20,7 @@ from bestpixel_gpu.plan.selection import (
     select_ancestor,
     select_fixed,
 )
-from bestpixel_gpu.plan.winners import decode_keys, low_key, rank_dtype, small_wins
-
-KEY_ROW_BYTES = 8
-"""Bytes a strip takes for each output pixel while it is ranked: its key and what comes of it."""
+from bestpixel_gpu.plan.winners import count_wins, decode_keys, low_key, rank_dtype, small_wins
 
 
 @dataclass(slots=True, eq=False)
@@ -47,9 +44,16 @@ class Choice:
     partition_tiles: list[str]
     multi_tile_chunks: int
     barred: Any = None
+    wins: Any = None
+    """int64, by rank: pixels won; the last entry counts pixels without a winner."""
     quality: Any = None
     counts: Any = None
     winners: Any = None
+
+    @property
+    def owners(self) -> list[int]:
+        """Ranks that own at least one pixel."""
+        return np.flatnonzero(self.wins[:-1]).tolist()
 
     @property
     def competitors(self) -> list[tuple[SceneMask, int]]:
@@ -125,14 +129,15 @@ async def take_winners(session: Session, choice: Choice) -> None:
     choice.winners = engine.empty(shape, dtype)
     edges = session.chunks.row_edges
     choice.barred = np.zeros((len(choice.masks), len(edges) - 1, len(session.chunks.col_edges) - 1), bool)
-    rows = strips(session, KEY_ROW_BYTES * shape[1])
-    await together(
+    rows = strips(session, STRIP_PIXEL_BYTES * shape[1])
+    wins = await together(
         [session.compute(_take_strip, session, choice, r) for r in rows],
         lambda n: session.progress("winners", n, len(rows)),
     )
+    choice.wins = np.sum(wins, axis=0)
 
 
-def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> None:
+def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> NDArray[np.int64]:
     """Winners of whole chunk rows; unselected scenes that win too little of a chunk are barred there."""
     part, width = slice(*rows), session.grid.width
     keys = session.engine.empty((rows[1] - rows[0], width), np.uint32, NO_KEY)
@@ -147,3 +152,4 @@ def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> None
             again[...] = NO_KEY
             compete(session, RankState((top, bottom, 0, width), again), choice.competitors, barred)
     choice.quality[part], choice.winners[part] = decode_keys(keys, choice.winners.dtype)
+    return count_wins(choice.winners[part], len(choice.masks))

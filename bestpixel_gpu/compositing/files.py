@@ -16,7 +16,20 @@ LEVEL_SLACK = 1.01
 
 
 async def open_raster(session: Session, asset: AssetRef, *, signed: bool) -> Raster:
-    """Header of a file: one request for nearly all, more where the header says so."""
+    """Header of a file. What does not read is asked for once more, and kept in no cache."""
+    try:
+        return await _read_header(session, asset, signed)
+    except FormatError:  # damaged on its way, now or when it was cached
+        await session.reader.forget(asset.href)
+    try:
+        return await _read_header(session, asset, signed)
+    except FormatError:
+        await session.reader.forget(asset.href)
+        raise
+
+
+async def _read_header(session: Session, asset: AssetRef, signed: bool) -> Raster:
+    """One request for nearly all files, more where the header says so."""
     first, size = await session.reader.header(asset.href, signed=signed)
     header = HeaderBytes(bytes(first), size)
     while True:

@@ -35,10 +35,8 @@ from bestpixel_gpu.plan.selection import SceneCounts
 COARSER = 1.01
 """An output pixel is larger than a mask pixel if both of its sides are longer than this."""
 CELLS = 32
-STRIP_BYTES = 64 << 20
-"""A strip of the grid that is ranked at once takes about this much at most."""
-KEPT_BYTES = 64 << 20
-"""Codes at the output's pixels are kept between sweeps if those of all masks take no more."""
+STRIP_PIXEL_BYTES = 8
+"""Bytes a strip takes for each output pixel while it is ranked: its key and what comes of it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -60,6 +58,12 @@ class SceneMask:
     codes: ScoreRaster | None = None
     """Score codes at the output's pixels, where all masks together are small enough to keep."""
 
+    @property
+    def window_bytes(self) -> int:
+        """Size of the whole window as score codes."""
+        r0, r1, c0, c1 = self.window
+        return (r1 - r0) * (c1 - c0)
+
     def keep_codes(self, session: Session) -> None:
         """Become a mask whose pixels are the output's, decoded, so that later sweeps need not decode."""
         height, width = session.grid.shape
@@ -68,6 +72,7 @@ class SceneMask:
             codes, self.positions, (0, height, 0, width), footprint=self.footprint
         )
         self.positions, self.footprint = session.identity, None
+        self.nbytes += height * width
 
     def part(self, session: Session, rows: tuple[int, int], cols: tuple[int, int]) -> ScoreRaster | None:
         """Score codes under a window of the output; ``None`` if the mask does not reach it.
@@ -188,7 +193,7 @@ def strips(session: Session, row_bytes: int = 0) -> list[tuple[int, int]]:
     """Row ranges of whole chunk rows: about one for each thread, more where they would grow too large."""
     edges = session.chunks.row_edges
     chunk_rows = len(edges) - 1
-    wanted = max(session.threads, -(-session.grid.height * row_bytes // STRIP_BYTES))
+    wanted = max(session.threads, -(-session.grid.height * row_bytes // session.budget.strip))
     cuts = np.linspace(0, chunk_rows, min(wanted, chunk_rows) + 1).round().astype(int)
     return [(int(edges[a]), int(edges[b])) for a, b in pairwise(cuts)]
 
@@ -197,7 +202,7 @@ async def count_masks(
     session: Session, masks: Sequence[SceneMask], *, cells: bool
 ) -> tuple[list[SceneMask], SceneCounts, list[MaskFailure]]:
     """What each mask shows of each chunk; masks that do not decode are left out."""
-    keep = len(masks) * session.grid.width * session.grid.height <= KEPT_BYTES
+    keep = len(masks) * session.grid.width * session.grid.height <= session.budget.codes
     rows = [(0, session.grid.height)] if keep else strips(session)
     jobs = [session.compute(_count_or_error, session, m, strip, cells, keep) for m in masks for strip in rows]
     answers = await together(jobs, lambda n: session.progress("statistics", n, len(jobs)))
@@ -259,6 +264,14 @@ def _join(session: Session, stats: list[list[MaskStatistics]], cells: bool) -> S
     )
     seen = valid_cells > 0
     return SceneCounts(clear, valid, pixels, (2 * clear_cells >= valid_cells) & seen, seen)
+
+
+def ranking_bytes(session: Session, masks: Sequence[SceneMask]) -> int:
+    """Bytes of the strips that all threads rank at once: keys and what comes of them, one mask decoded."""
+    height, width = session.grid.shape
+    strip = min(session.budget.strip, height * width * STRIP_PIXEL_BYTES)
+    part = max((min(m.window_bytes, session.budget.strip) for m in masks if m.codes is None), default=0)
+    return min(session.threads, len(session.chunks.row_edges) - 1) * (strip + part)
 
 
 def compete(

@@ -36,8 +36,6 @@ from bestpixel_gpu.transfer.limits import BytesGate
 
 LOOKAHEAD_BYTES = 32 << 20
 """Decoded tiles that may wait beyond those a block needs, where memory allows."""
-UNDECODED_BYTES = 48 << 20
-"""Compressed bytes of a pass that are under way or wait to be decoded."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,12 +89,18 @@ async def plan_round(session: Session, work: Round) -> list[PassPlan]:
     ]
 
 
+def least_tiles(plans: Sequence[PassPlan]) -> int:
+    """Bytes of the pool that the largest pass cannot do without."""
+    return max((p.peak * p.slot_bytes for p in plans), default=0)
+
+
 class Painter:
     """Runs the passes of one round."""
 
     def __init__(self, session: Session, work: Round, plans: Sequence[PassPlan], tile_bytes: int) -> None:
         self.session, self.work, self.plans = session, work, plans
         self.memory = BytesGate(tile_bytes)
+        self.undecoded = BytesGate(session.budget.undecoded)
         self.tile_bytes = tile_bytes
         self.wanted = sum(p.n_tiles for p in plans)
         self.done = 0
@@ -191,7 +195,6 @@ class _Pass:
             TileKey(g.band, g.rank, i): loop.create_future() for g in plan.groups for i in g.indices
         }
         self.uses = plan.uses
-        self.undecoded = BytesGate(UNDECODED_BYTES)
         self.painting = asyncio.Semaphore(self.session.threads)
 
     async def run(self) -> None:
@@ -214,7 +217,7 @@ class _Pass:
     async def _fetch(self, part: FetchGroup, slots: list[int]) -> None:
         """Read a group's tiles and decode them into their slots."""
         file = self.work.files[part.band][part.rank]
-        async with self.undecoded.hold(part.stored_bytes):
+        async with self.owner.undecoded.hold(part.stored_bytes):
             answers = await self._read(file, part.indices)
             status = await self._decode(file, part.indices, slots, answers)
             del answers

@@ -13,7 +13,7 @@ from bestpixel_gpu.compositing.masks import compete
 from bestpixel_gpu.compositing.painting import Block
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.engines.contract import NO_KEY, NODATA, RankState, Window
-from bestpixel_gpu.plan.winners import decode_keys, encode_keys
+from bestpixel_gpu.plan.winners import count_wins, decode_keys, encode_keys
 
 
 async def next_winners(
@@ -26,15 +26,18 @@ async def next_winners(
     paint next, each cut to its failed pixels. Keys grow strictly, so rounds come to an end.
     """
     found = await together([session.compute(_repair_window, session, choice, layers, w) for w in windows])
-    return [b for b in found if b is not None]
+    choice.wins = choice.wins + sum(change for _, change in found)
+    return [block for block, _ in found if block is not None]
 
 
 def _repair_window(
     session: Session, choice: Choice, layers: Mapping[str, Any], window: Window
-) -> Block | None:
+) -> tuple[Block | None, NDArray[np.int64]]:
+    """The block to paint again, and how many pixels each rank gained by the change."""
+    n = len(choice.masks)
     cut = _failed(choice, layers, window)
     if cut is None:
-        return None
+        return None, np.zeros(n + 1, np.int64)
     window, bad = cut
     r0, r1, c0, c1 = window
     part = slice(r0, r1), slice(c0, c1)
@@ -47,9 +50,10 @@ def _repair_window(
     state = RankState(window, keys, None, floor)
     compete(session, state, choice.competitors, choice.barred)
     new_quality, new_winners = decode_keys(keys, winners.dtype)
+    change = count_wins(new_winners[bad], n) - count_wins(winners[bad], n)
     quality[bad], winners[bad] = new_quality[bad], new_winners[bad]
     again = np.where(bad, new_winners, -1).astype(winners.dtype)
-    return Block(window, again) if (again >= 0).any() else None
+    return Block(window, again) if (again >= 0).any() else None, change
 
 
 def _failed(

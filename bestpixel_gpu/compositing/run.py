@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,17 @@ import numpy as np
 from bestpixel_gpu.catalog.scene import Scene
 from bestpixel_gpu.compositing.bands import BandFailure, BandFiles
 from bestpixel_gpu.compositing.choice import Choice, choose, take_winners
-from bestpixel_gpu.compositing.masks import MaskFailure, SceneMask, count_masks, read_masks
-from bestpixel_gpu.compositing.painting import UNDECODED_BYTES, Block, Painter, Round, plan_round
+from bestpixel_gpu.compositing.masks import MaskFailure, SceneMask, count_masks, ranking_bytes, read_masks
+from bestpixel_gpu.compositing.painting import Block, Painter, Round, least_tiles, plan_round
 from bestpixel_gpu.compositing.repair import next_winners
 from bestpixel_gpu.compositing.scenes import find_scenes, no_scenes
-from bestpixel_gpu.compositing.session import KEPT_TILE_BYTES, Session
+from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.engines.contract import NODATA
+from bestpixel_gpu.errors import IncompleteError
 from bestpixel_gpu.plan.memory import MemoryPlan, output_bytes, refuse
 from bestpixel_gpu.plan.selection import SceneCounts
 from bestpixel_gpu.plan.tiles import PassPlan, block_windows
 from bestpixel_gpu.result.composite import Composite
-
-IN_FLIGHT_BYTES = UNDECODED_BYTES + KEPT_TILE_BYTES
-"""Compressed bytes on their way, waiting to be decoded, or kept for repair."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +72,7 @@ async def _winners_with_files(
             await take_winners(session, choice)
         scenes = [m.scene for m in choice.masks]
         with session.stage("headers"):
-            broken = await files.open(scenes, owners_of(choice.winners, len(scenes)), session.bands)
+            broken = await files.open(scenes, choice.owners, session.bands)
         if not broken:
             return choice
         gone = {id(f.scene) for f in broken}
@@ -86,25 +84,15 @@ async def _winners_with_files(
             raise no_scenes(session)
 
 
-def owners_of(winners: Any, n_scenes: int) -> list[int]:
-    """Ranks that own at least one pixel."""
-    found = np.zeros(n_scenes + 1, bool)
-    for row in winners:
-        found[row] = True  # -1 marks the spare last entry
-    return np.flatnonzero(found[:-1]).tolist()
-
-
 async def _plan(
     session: Session, choice: Choice, files: BandFiles
 ) -> tuple[Round, list[PassPlan], MemoryPlan]:
     """Read plan of the first round, in blocks narrow enough for the memory limit."""
-    shape, chunks = session.grid.shape, session.chunks
+    shape, chunks, budget = session.grid.shape, session.chunks, session.budget
     pixels = shape[0] * shape[1]
     masks = sum(m.nbytes for m in choice.masks)
     output = output_bytes(pixels, len(session.bands), choice.winners.dtype.itemsize)
-    room = session.memory_limit - output - masks - IN_FLIGHT_BYTES
-    n_cols = len(chunks.col_edges) - 1
-    across = session.block_cols or n_cols
+    across = session.block_cols or len(chunks.col_edges) - 1
     while True:
         blocks = [
             Block((r0, r1, c0, c1), choice.winners[r0:r1, c0:c1])
@@ -112,26 +100,30 @@ async def _plan(
         ]
         work = Round(blocks, round_files(session, choice, files), {})
         plans = await plan_round(session, work)
-        need = max((p.peak * p.slot_bytes for p in plans), default=0)
-        if need <= room:
+        stored = sum(p.stored_bytes for p in plans)
+        memory = MemoryPlan(
+            output=output,
+            ranking=ranking_bytes(session, choice.masks),
+            masks=masks,
+            in_flight=min(stored, budget.undecoded) + min(stored, budget.kept),
+            tiles=least_tiles(plans),
+            limit=session.memory_limit,
+        )
+        if memory.peak <= memory.limit:
             break
         if across == 1:
             refuse(
-                output + masks + IN_FLIGHT_BYTES + need,
-                session.memory_limit,
+                memory.peak,
+                "with masks and tiles",
+                memory.limit,
                 pixels,
                 len(session.bands),
                 session.grid.res_x,
             )
         across = -(-across // 2)
-    memory = MemoryPlan(
-        output=output,
-        keys=pixels * 4,
-        masks=masks,
-        in_flight=IN_FLIGHT_BYTES,
-        tiles=min(room, sum(p.n_tiles * p.slot_bytes for p in plans)),
-        limit=session.memory_limit,
-    )
+    room = memory.limit - output - masks - memory.in_flight
+    wanted = sum(p.n_tiles * p.slot_bytes for p in plans)
+    memory = replace(memory, tiles=max(memory.tiles, min(room, wanted)))
     session.report.memory = memory.as_dict()
     session.report.wanted_tiles = sum(p.n_tiles for p in plans)
     return work, plans, memory
@@ -153,7 +145,7 @@ async def paint(session: Session, decision: Decision) -> dict[str, Any]:
     work.targets = layers
     scenes = [m.scene for m in choice.masks]
     while True:
-        await Painter(session, work, plans, max(decision.memory.tiles, _least(plans))).run()
+        await Painter(session, work, plans, max(decision.memory.tiles, least_tiles(plans))).run()
         windows = [work.blocks[i].window for i in sorted(work.failed)]
         if not windows:
             return layers
@@ -161,30 +153,21 @@ async def paint(session: Session, decision: Decision) -> dict[str, Any]:
         blocks = await next_winners(session, choice, layers, windows)
         if not blocks:
             return layers
-        ranks = sorted({r for b in blocks for r in owners_of(b.winners, len(scenes))})
+        ranks = sorted({r for b in blocks for r in np.unique(b.winners).tolist() if r >= 0})
         _note_files(session, await files.open(scenes, ranks, session.bands))
         work = Round(blocks, round_files(session, choice, files), layers, set(range(len(blocks))))
         plans = await plan_round(session, work)
         session.report.wanted_tiles += sum(p.n_tiles for p in plans)
 
 
-def _least(plans: Sequence[PassPlan]) -> int:
-    """Bytes of the pool that the largest pass cannot do without."""
-    return max((p.peak * p.slot_bytes for p in plans), default=0)
-
-
 def finish(session: Session, choice: Choice, layers: dict[str, Any]) -> Composite:
     """The result and the last lines of the report."""
     scenes = [m.scene for m in choice.masks]
     report = session.report
-    to_host = session.engine.to_host
-    wins = np.zeros(len(scenes) + 1, np.int64)
-    for row in to_host(choice.winners):
-        wins += np.bincount(row.astype(np.int64) + 1, minlength=len(wins))
-    report.empty_pixels = int(wins[0])
+    report.empty_pixels = int(choice.wins[-1])
     for rank, scene in enumerate(scenes):
         record = report.scene(scene.id)
-        record.rank, record.pixels_won = rank, int(wins[rank + 1])
+        record.rank, record.pixels_won = rank, int(choice.wins[rank])
         record.selected = bool(choice.selected[rank])
         record.clear_share = float(choice.clear_share[rank])
     counters = session.reader.counters
@@ -227,17 +210,21 @@ def _note_masks(session: Session, masks: Sequence[SceneMask], failures: Sequence
         record = session.report.scene(failure.scene.id)
         record.status = "failed" if failure.error is not None else "dropped"
         record.reason = failure.reason
+        if failure.error is not None and session.request.errors == "raise":
+            raise IncompleteError(
+                f"item {failure.scene.id}, asset {failure.scene.mask.key}: {failure.reason}", session.report
+            ) from failure.error
 
 
 def _note_files(session: Session, broken: Sequence[BandFailure]) -> None:
     """A file that cannot be opened costs its scene; the report names it."""
-    from bestpixel_gpu.errors import IncompleteError
-
     for failure in broken:
         record = session.report.scene(failure.scene.id)
         record.status, record.reason = "failed", f"{failure.band}: {failure.error}"
         if session.request.errors == "raise":
-            raise IncompleteError(f"item {failure.scene.id}, {failure.band}: {failure.error}", session.report)
+            raise IncompleteError(
+                f"item {failure.scene.id}, {failure.band}: {failure.error}", session.report
+            ) from failure.error
 
 
 def all_scenes(choice: Choice) -> list[Scene]:

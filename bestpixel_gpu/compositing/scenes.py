@@ -112,7 +112,12 @@ def _drop(session: Session, item: str, reason: str, scene: Scene | None = None) 
 def no_scenes(session: Session) -> NoScenesError:
     """The error for an empty candidate list, with all that was searched and lost."""
     request, report = session.request, session.report
-    lost = Counter(s.reason.partition(":")[0] for s in report.scenes if s.status != "used" and s.reason)
+    lost = Counter(
+        "could not be read" if s.status == "failed" else s.reason.partition(":")[0]
+        for s in report.scenes
+        if s.status != "used" and s.reason
+    )
+    example = next((f", {s.reason}" for s in report.scenes if s.status == "failed"), "")
     where = (
         "the given items"
         if request.items is not None
@@ -126,6 +131,6 @@ def no_scenes(session: Session) -> NoScenesError:
     return NoScenesError(
         f"no usable scene in {where} for bbox ({box}), dates {request.datetime}, "
         f"cloud cover < {request.max_cloud_cover:g} %: {report.items_found} found"
-        f"{', none usable (' + why + ')' if why else ''}. "
+        f"{', none usable (' + why + example + ')' if why else ''}. "
         "Widen the dates, raise max_cloud_cover, or check bbox (west, south, east, north) and endpoint"
     )

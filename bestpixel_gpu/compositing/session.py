@@ -15,13 +15,12 @@ from bestpixel_gpu.catalog.providers import Endpoint
 from bestpixel_gpu.engines.contract import ChunkGrid, Engine
 from bestpixel_gpu.geo.grid import Grid
 from bestpixel_gpu.geo.pixel_map import AxisMap, Projector, identity_map
+from bestpixel_gpu.plan.memory import Budget
 from bestpixel_gpu.request import Request
 from bestpixel_gpu.result.report import Report
 from bestpixel_gpu.transfer.reader import Reader
 
 T = TypeVar("T")
-KEPT_TILE_BYTES = 64 << 20
-"""Compressed band tiles kept for repair."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +39,7 @@ class Session:
     reader: Reader
     report: Report
     memory_limit: int
+    budget: Budget
     block_cols: int | None = None
     """Chunk columns per block; ``None`` for whole rows. Changes speed and memory, never pixels."""
     kept_tiles: dict[tuple[str, int], Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Session:
 
     def keep_tile(self, key: tuple[str, int], stored: Any) -> None:
         """Keep a compressed tile for repair while there is room."""
-        if not isinstance(stored, Exception) and self.kept_bytes + len(stored) <= KEPT_TILE_BYTES:
+        if not isinstance(stored, Exception) and self.kept_bytes + len(stored) <= self.budget.kept:
             self.kept_tiles[key] = stored
             self.kept_bytes += len(stored)
 

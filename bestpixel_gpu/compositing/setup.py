@@ -17,7 +17,7 @@ from bestpixel_gpu.engines.contract import ChunkGrid
 from bestpixel_gpu.errors import InputError
 from bestpixel_gpu.geo.crs import crs_text
 from bestpixel_gpu.geo.grid import Grid, chunk_edges, grid_in, grid_of_geobox, native_grid
-from bestpixel_gpu.plan.memory import check_output
+from bestpixel_gpu.plan.memory import Budget, check_output, output_bytes
 from bestpixel_gpu.request import MAX_PIXELS, Request
 from bestpixel_gpu.result.report import Report
 from bestpixel_gpu.transfer.reader import Reader
@@ -57,6 +57,7 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
                 reader=reader,
                 report=Report.begin(request_dict(request), engine.name, threads),
                 memory_limit=limit,
+                budget=Budget.of(limit, output_bytes(grid.width * grid.height, len(bands)), threads),
             )
         finally:
             await reader.close()

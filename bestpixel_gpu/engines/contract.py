@@ -172,7 +172,7 @@ class SampleRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TapGeometry:
-    """Where a scene's level lies under the output grid."""
+    """Where a scene's level lies under the output grid; the tables of an axis map never fall."""
 
     grid: TileGrid
     positions: PixelMap
@@ -245,7 +245,7 @@ class Engine(Protocol):
         """Inflate, unpack, undo the predictor and the byte order of each tile into its slot.
 
         A tile that does not decode to exactly its layout's bytes is corrupt; its slot's content is
-        then undefined. No tile here is sparse.
+        then undefined. Bytes after the end of a zlib stream are ignored. No tile here is sparse.
         """
         ...
 
@@ -261,10 +261,11 @@ class Engine(Protocol):
     ) -> tuple[ScoreRaster, NDArray[np.int8]]:
         """Decode mask tiles and map them to score codes over `window` of the mask raster.
 
-        Sparse tiles hold class `nodata`; tiles of the window that are not given read as nodata.
+        Sparse tiles hold class `nodata`; tiles of the window that are not given, or that are
+        corrupt, read as nodata.
         With ``grow = n`` every pixel whose (2n+1) x (2n+1) neighbourhood, cut at the edge of the
-        raster, holds a nodata code becomes nodata; `window` must then hold n pixels of margin
-        around what is sampled. Returns the raster and a status for each tile given.
+        window, holds a nodata code becomes nodata; `window` must then hold n pixels of margin
+        around what is sampled, or end at the raster's edge. Returns the raster and a status for each tile given.
         """
         ...
 
@@ -313,7 +314,8 @@ class Engine(Protocol):
         """Tiles with a tap of weight > 0 under a pixel that a scene won.
 
         ``winners`` (rows, cols) of `window` holds ranks, negative where none. Returns, for each
-        rank of `geometries`, the rising tile indices; taps outside the raster need no tile.
+        rank of `geometries`, the rising tile indices; the pixels within `margin` of a tap count as
+        taps. Outside the raster nothing is needed, nor is it by a pixel whose centre lies there.
         """
         ...
 
@@ -321,7 +323,9 @@ class Engine(Protocol):
         """Write the winners' samples into `target` (uint16, (rows, cols) of `window`).
 
         Pixels whose winner is negative or not in `sources` are left alone. A pixel whose sample is
-        invalid or whose tap is lost becomes :data:`NODATA`. Returns how many did.
+        invalid or whose tap is lost becomes :data:`NODATA`. Returns how many did. Lost are all
+        taps in a lost tile, in the sense of `owners`, whatever the others hold. The rows of
+        `target` and of `winners` must be contiguous in memory; they may be parts of longer ones.
         """
         ...
 

@@ -193,9 +193,7 @@ class _Nodes:
         self.x, self.y = self._project(self._rows, self._cols)
         self._error: Floats | None = None
 
-    def _project(
-        self, rows: Floats, cols: Floats
-    ) -> tuple[Floats, Floats]:
+    def _project(self, rows: Floats, cols: Floats) -> tuple[Floats, Floats]:
         gx, gy = np.meshgrid(self._grid.columns(cols), self._grid.rows(rows))
         x, y = transform(self._grid.crs, self._crs, gx.ravel(), gy.ravel())
         return x.reshape(gx.shape), y.reshape(gx.shape)
@@ -224,9 +222,7 @@ class _Nodes:
         mid_r: Floats = self._rows[:-1] + half
         mid_c: Floats = self._cols[:-1] + half
 
-        def off(
-            rows: Floats, cols: Floats, mean: Callable[..., Floats]
-        ) -> Floats:
+        def off(rows: Floats, cols: Floats, mean: Callable[..., Floats]) -> Floats:
             x, y = self._project(rows, cols)
             with np.errstate(invalid="ignore"):
                 return np.maximum(np.abs(x - mean(self.x)), np.abs(y - mean(self.y)))

@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import NoReturn
 
 from bestpixel_gpu.errors import MemoryLimitError
 
-KEY_BYTES = 4
-COUNT_BYTES = 2
-QUALITY_BYTES = 2
 BAND_BYTES = 2
+LAYER_BYTES = 4
+"""Quality and observation count."""
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What each purpose may take at most: fixed sizes where there is plenty, shares where there is not."""
+
+    strip: int
+    """Keys and layers of a strip that is ranked at once, per thread."""
+    codes: int
+    """Score codes kept between sweeps, all masks together."""
+    undecoded: int
+    """Compressed bytes under way or waiting to be decoded."""
+    kept: int
+    """Compressed band tiles kept for repair."""
+
+    @classmethod
+    def of(cls, limit: int, output: int, threads: int) -> Budget:
+        """Shares of what the output leaves of the limit."""
+        spare = max(limit - output, 0)
+        return cls(
+            strip=max(min(64 * MIB, spare // (2 * threads)), MIB),
+            codes=min(64 * MIB, spare // 4),
+            undecoded=max(min(48 * MIB, spare // 4), MIB),
+            kept=min(64 * MIB, spare // 8),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes by purpose. The two stages do not overlap: keys are gone before bands are made."""
+    """Bytes by purpose. Ranking and painting do not overlap."""
 
     output: int
     """Bands, quality, counts, winners."""
-    keys: int
+    ranking: int
+    """Strips of keys and decoded masks, of all threads."""
     masks: int
-    """Compressed class masks, kept for repair."""
+    """Compressed class masks, and the codes kept of them."""
     in_flight: int
-    """Compressed bytes on their way or waiting to be decoded."""
+    """Compressed bytes under way, waiting to be decoded, or kept for repair."""
     tiles: int
     """Decoded tiles in pools."""
     limit: int
@@ -31,30 +58,16 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """Most bytes at once."""
-        ranking = self.keys + self.layers + self.masks
-        return max(ranking, self.output + self.masks + self.in_flight + self.tiles)
-
-    @property
-    def layers(self) -> int:
-        """Never more than the output."""
-        return min(self.output, self.keys * (QUALITY_BYTES + COUNT_BYTES + 4) // KEY_BYTES)
+        return self.output + self.masks + max(self.ranking, self.in_flight + self.tiles)
 
     def as_dict(self) -> dict[str, int]:
         """JSON-able, with the peak."""
-        return {
-            "output": self.output,
-            "keys": self.keys,
-            "masks": self.masks,
-            "in_flight": self.in_flight,
-            "tiles": self.tiles,
-            "peak": self.peak,
-            "limit": self.limit,
-        }
+        return asdict(self) | {"peak": self.peak}
 
 
 def output_bytes(pixels: int, n_bands: int, rank_bytes: int = 2) -> int:
     """Bytes of the layers a composite holds."""
-    return pixels * (n_bands * BAND_BYTES + QUALITY_BYTES + COUNT_BYTES + rank_bytes)
+    return pixels * (n_bands * BAND_BYTES + LAYER_BYTES + rank_bytes)
 
 
 def check_output(pixels: int, n_bands: int, limit: int, resolution: float) -> None:
@@ -65,17 +78,16 @@ def check_output(pixels: int, n_bands: int, limit: int, resolution: float) -> No
     MemoryLimitError
         With limits, resolutions and areas that would fit.
     """
-    ranking = pixels * (KEY_BYTES + COUNT_BYTES + QUALITY_BYTES + 2)
-    need = max(output_bytes(pixels, n_bands), ranking)
+    need = output_bytes(pixels, n_bands)
     if need > limit:
-        refuse(need, limit, pixels, n_bands, resolution)
+        refuse(need, "for the result alone", limit, pixels, n_bands, resolution)
 
 
-def refuse(need: int, limit: int, pixels: int, n_bands: int, resolution: float) -> None:
+def refuse(need: int, what: str, limit: int, pixels: int, n_bands: int, resolution: float) -> NoReturn:
     """Raise the error that names what would fit."""
     coarser = resolution * math.sqrt(need / limit)
     raise MemoryLimitError(
-        f"{pixels:,} pixels x {n_bands} bands need {mib(need)} but memory_limit is {mib(limit)}: "
+        f"{pixels:,} pixels x {n_bands} bands need {mib(need)} {what} but memory_limit is {mib(limit)}: "
         f"raise memory_limit to at least {mib(need)}, take resolution >= {coarser:.3g}, "
         f"an area {need / limit:.2g} times smaller, or fewer bands"
     )
@@ -83,4 +95,4 @@ def refuse(need: int, limit: int, pixels: int, n_bands: int, resolution: float) 
 
 def mib(n: int) -> str:
     """Bytes in words."""
-    return f"{n / (1 << 30):.2f} GiB" if n >= 1 << 30 else f"{-(-n // (1 << 20))} MiB"
+    return f"{n / (1 << 30):.2f} GiB" if n >= 1 << 30 else f"{-(-n // MIB)} MiB"

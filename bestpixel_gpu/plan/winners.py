@@ -56,6 +56,12 @@ def encode_keys(
     return keys
 
 
+def count_wins(winner: NDArray[Any], n_scenes: int) -> NDArray[np.int64]:
+    """Pixels of each rank, and in the last entry those without a winner."""
+    counts = np.bincount(winner.astype(np.int64).ravel() + 1, minlength=n_scenes + 1)
+    return np.roll(counts, -1)
+
+
 def small_wins(
     keys: NDArray[np.uint32], rows: tuple[int, int], chunks: ChunkGrid, n_scenes: int, share: float
 ) -> NDArray[np.bool_]:

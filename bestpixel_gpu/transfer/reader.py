@@ -155,6 +155,13 @@ class Reader:
             self._sizes[place.key] = header.total
         return header.data, header.total
 
+    async def forget(self, href: str) -> None:
+        """Drop a file's header from the caches: the next :meth:`header` asks for it."""
+        key = locate(href).key
+        self._memory.drop(key)
+        if self._disk is not None:
+            await asyncio.to_thread(self._disk.drop_header, key)
+
     async def read(self, href: str, offset: int, length: int, *, signed: bool = False) -> bytes | memoryview:
         """Return `length` bytes of a file from `offset` on.
 
@@ -277,9 +284,7 @@ class Reader:
         known = self._sizes.get(place.key)
         if known is None or answer.total is None or answer.total == known:
             return
-        self._memory.drop(place.key)
-        if self._disk is not None:
-            await asyncio.to_thread(self._disk.drop_header, place.key)
+        await self.forget(place.key)
         raise ChangedError(
             f"{place.key}: the file changed ({known} bytes before, {answer.total} now): read it again",
             url=place.key,

@@ -22,6 +22,7 @@ from bestpixel_gpu.engines.contract import (
     ChunkGrid,
     CompressedTile,
     Footprint,
+    MaskTable,
     RankState,
     SampleRule,
     TileGrid,
@@ -230,6 +231,21 @@ def test_rank(engine, kind, seed):
             np.testing.assert_array_equal(engine.to_host(got.counts), want.counts)
 
 
+def test_only_keys_above_the_floor_compete(engine):
+    layout = TileLayout(codec="none", width=3, height=1, bits=8)
+    grid = TileGrid(width=3, height=1, tile_width=3, tile_height=1)
+    codes, scores = np.full(65536, 254, np.uint8), np.full(256, 65535, np.uint16)
+    codes[:2], scores[:2] = [0, 1], [0, 9]
+    table = MaskTable(codes, scores, np.arange(256) < 1)
+    mask, _ = engine.classify([CompressedTile(0, b"\0\1\1", layout)], grid, (0, 1, 0, 3), table, nodata=7)
+    positions = AxisMap(steps(3, 1, 1), steps(1, 1, 1))
+    low = 1 << 16 | 3
+    floor = np.array([[low, 9 << 17 | low, (9 << 17 | low) - 1]], np.uint32)
+    state = RankState((0, 1, 0, 3), engine.empty((1, 3), np.uint32, NO_KEY), None, floor)
+    engine.rank(state, mask, positions, table, low)
+    assert list(engine.to_host(state.keys)[0]) == [NO_KEY, NO_KEY, 9 << 17 | low]
+
+
 @pytest.mark.parametrize("kind", ["axis", "lattice"])
 @pytest.mark.parametrize("seed", range(12))
 def test_statistics(engine, kind, seed):
@@ -315,6 +331,15 @@ def test_paint_long_rows(engine, kind, seed):
     PaintCase(rng, engine, kind, 2, 1300, grid).check(engine)
 
 
+@pytest.mark.parametrize("kind", ["axis", "lattice"])
+@pytest.mark.parametrize("seed", range(40))
+def test_paint_and_owners_of_few_pixels(engine, kind, seed):
+    """So few that no other pixel hides a tile that was forgotten."""
+    rng = np.random.default_rng(2000 + seed)
+    grid = TileGrid(width=60, height=60, tile_width=16, tile_height=16)
+    PaintCase(rng, engine, kind, 1, int(rng.integers(1, 40)), grid).check(engine)
+
+
 def plain_source(engine, data, positions, rule, tile=16):
     grid = TileGrid(width=data.shape[1], height=data.shape[0], tile_width=tile, tile_height=tile)
     padded = np.zeros((grid.tiles_down * tile, grid.tiles_across * tile), data.dtype)
@@ -375,6 +400,41 @@ def test_means_below_zero_round_half_up(engine):
     how = SampleRule(lo=-9998, hi=32767, nodata=-9999, add=100)
     got, _ = painted(engine, plain_source(engine, data, positions, how), 1, 1)
     assert got[0, 0] == 98  # floor(-2.5 + 0.5) = -2
+
+
+def test_columns_that_fit_and_rows_that_do_not(engine):
+    data = np.arange(1, 1601, dtype=np.uint16).reshape(40, 40)
+    positions = AxisMap(steps(40, 1, 1), steps(39, 1, 1, 0.5))
+    got, failed = painted(engine, plain_source(engine, data, positions, SampleRule(lo=1, hi=2000)), 39, 40)
+    assert failed == 0
+    np.testing.assert_array_equal(got, (data[:-1].astype(int) + data[1:] + 1) // 2)
+
+
+@pytest.mark.parametrize("kind", ["axis", "lattice"])
+def test_nodata_between_the_bounds(engine, kind):
+    """One hole; the four output pixels around it have it at each of their four taps once."""
+    data = np.full((16, 16), 9, np.uint16)
+    data[8, 8] = 5
+    positions = AxisMap(steps(16, 1, 1, 0.25), steps(16, 1, 1, 0.25))
+    if kind == "lattice":
+        y, x = np.meshgrid(*[np.arange(5) * 4 * ONE + ONE * 3 // 4] * 2, indexing="ij")
+        positions = LatticeMap(x, y, 2, 0, 0)
+    rule = SampleRule(lo=1, hi=100, nodata=5)
+    got, failed = painted(engine, plain_source(engine, data, positions, rule), 16, 16)
+    assert failed == 1
+    assert got[8, 8] == NODATA
+    got[8, 8] = 9
+    assert (got == 9).all()
+
+
+def test_lattice_positions_round_half_up(engine):
+    """Half way between two nodes lies the edge of pixel 1, but for half of the last bit."""
+    nodes = np.tile(np.array([ONE - 1, ONE], np.int64), (2, 1))
+    data = np.array([[1, 2, 3, 4]] * 4, np.uint16)
+    positions = LatticeMap(nodes, np.full((2, 2), ONE // 2), 1, 0, 0)
+    rule = SampleRule(lo=1, hi=100, bilinear=False)
+    got, _ = painted(engine, plain_source(engine, data, positions, rule), 1, 2)
+    assert list(got[0]) == [1, 2]
 
 
 def test_weights_of_zero_ask_for_nothing(engine):

@@ -58,7 +58,9 @@ def test_position_does_not_depend_on_the_box(res: float) -> None:
     assert np.array_equal(a.y[50:140], b.y)
 
 
-@pytest.mark.parametrize(("dst", "res"), [("EPSG:32632", 10.0), ("EPSG:32632", 60.0), ("EPSG:3035", 10.0), ("EPSG:4326", 1e-4)])
+@pytest.mark.parametrize(
+    ("dst", "res"), [("EPSG:32632", 10.0), ("EPSG:32632", 60.0), ("EPSG:3035", 10.0), ("EPSG:4326", 1e-4)]
+)
 def test_lattice_is_within_two_hundred_thousandths_of_a_pixel(dst: str, res: float) -> None:
     x, y = Transformer.from_crs("EPSG:32631", dst, always_xy=True).transform(400000.0, 4850000.0)
     grid = Grid(dst, 0, 0, round(x / res), -round(y / res), res, res, 150, 130)

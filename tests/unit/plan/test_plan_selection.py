@@ -29,9 +29,15 @@ def scene(name: str, day: int = 1, tile: str = "31TCJ", cloud: float | None = No
 def counts(clear: list[list[float]], valid: list[list[float]] | None = None) -> SceneCounts:
     """Shares per scene and chunk (one row of chunks) of 1000 pixels each; cells alike from the left."""
     c = np.round(np.array(clear) * 1000).astype(np.int64)[:, None, :]
-    v = np.full_like(c, 1000) if valid is None else np.round(np.array(valid) * 1000).astype(np.int64)[:, None, :]
+    v = (
+        np.full_like(c, 1000)
+        if valid is None
+        else np.round(np.array(valid) * 1000).astype(np.int64)[:, None, :]
+    )
     n = np.arange(CELLS)
-    return SceneCounts(c, v, np.full(c.shape[1:], 1000), n < (c / 1000 * CELLS)[..., None], n < (v / 1000 * CELLS)[..., None])
+    return SceneCounts(
+        c, v, np.full(c.shape[1:], 1000), n < (c / 1000 * CELLS)[..., None], n < (v / 1000 * CELLS)[..., None]
+    )
 
 
 def need(tiles: list[list[str]]) -> list[list[list[str]]]:

@@ -34,7 +34,9 @@ def test_plan_reads_each_tile_once_and_frees_it_after_its_last_use(data: st.Data
     bands = [(b, levels, dict.fromkeys(levels, 0)) for b in ("red", "nir")]
     plan = plan_pass(bands, {"red": needs, "nir": needs})
     fetched = [(g.band, g.rank, i) for g in plan.groups for i in g.indices]
-    wanted = {(b, r, int(i)) for b, _, _ in bands for need in needs for r, t in need.items() for i in t if sizes[i]}
+    wanted = {
+        (b, r, int(i)) for b, _, _ in bands for need in needs for r, t in need.items() for i in t if sizes[i]
+    }
     assert sorted(fetched) == sorted(wanted)
     assert [g.first_job for g in plan.groups] == sorted(g.first_job for g in plan.groups)
     alive: set[object] = set()
