@@ -265,7 +265,8 @@ class Engine(Protocol):
         corrupt, read as nodata.
         With ``grow = n`` every pixel whose (2n+1) x (2n+1) neighbourhood, cut at the edge of the
         window, holds a nodata code becomes nodata; `window` must then hold n pixels of margin
-        around what is sampled, or end at the raster's edge. Returns the raster and a status for each tile given.
+        around what is sampled, or end at the raster's edge. Returns the raster and a status for
+        each tile given.
         """
         ...
 

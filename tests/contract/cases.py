@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -185,3 +186,31 @@ def winners_of(rng, rows, cols, ranks):
     noise = rng.random((rows, cols)) < 0.02
     out[noise] = rng.choice(names, int(noise.sum()))
     return out.astype(rng.choice([np.int16, np.int32]))
+
+
+def mask_tiles(rng, grid, bits, kind, classes=16):
+    """All tiles of a class mask; some sparse, broken or left out."""
+    layout = TileLayout(codec="deflate", width=grid.tile_width, height=grid.tile_height, bits=bits, kind=kind)
+    tiles = []
+    for index in range(grid.tiles_across * grid.tiles_down):
+        what = rng.random()
+        pixels = rng.integers(0, classes, (layout.height, layout.width, 1)).astype(layout.dtype)
+        tile = compressed(pixels, layout, index)
+        if what < 0.1:
+            tile = replace(tile, data=None)
+        elif what < 0.15:
+            tile = replace(tile, data=tile.data[:-2])
+        if what < 0.9:
+            tiles.append(tile)
+    return tiles
+
+
+def some_window(rng, height, width):
+    r = sorted(rng.choice(height + 1, 2, replace=False))
+    c = sorted(rng.choice(width + 1, 2, replace=False))
+    return int(r[0]), int(r[1]), int(c[0]), int(c[1])
+
+
+def steps(count, num, den, offset=0):
+    """Exact positions of pixel centres ``(c + 1/2) num / den + offset``."""
+    return np.array([((2 * c + 1) * num * ONE + den) // (2 * den) + int(offset * ONE) for c in range(count)])

@@ -254,6 +254,13 @@ class ReferenceEngine:
                 data[max(i - grow, 0) : i + grow + 1, max(j - grow, 0) : j + grow + 1] = NODATA_CODE
         return ScoreRaster(window, grid.width, grid.height, data), np.array(status, np.int8)
 
+    def resample(self, mask, positions, window, *, footprint=None):
+        row0, row1, col0, col1 = window
+        codes = [
+            [code_of(mask, positions, footprint, r, c) for c in range(col0, col1)] for r in range(row0, row1)
+        ]
+        return ScoreRaster(window, col1, row1, np.array(codes, np.uint8).reshape(row1 - row0, col1 - col0))
+
     def statistics(self, mask, positions, window, chunks, table, *, footprint=None, cells=False):
         row0, row1, col0, col1 = window
         rows = [e for e in chunks.row_edges if row0 <= e <= row1]

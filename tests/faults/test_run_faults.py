@@ -125,8 +125,9 @@ def test_tiles_damaged_on_the_way_are_asked_for_again(
 @pytest.mark.parametrize("fault", ["short*1", "500*2", "corrupt*1"])
 @pytest.mark.parametrize("asset", ["B04", "SCL"])
 def test_a_header_damaged_on_the_way_is_asked_for_again(
-    server: Any, clean: Any, victim: Any, asset: str, fault: str
+    server: Any, clean: Any, victim: Any, asset: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tiles, "GROUP_BYTES", 1)
     if (asset, fault) == ("SCL", "corrupt*1"):
         fault = "reset*1"  # tiles of masks are not asked for twice
     forget_headers()
@@ -219,9 +220,7 @@ def test_a_file_that_is_no_tiff(server: Any, clean: Any, victim: Any, tmp_path: 
     assert told
 
 
-@pytest.mark.parametrize(
-    "href", ["gs://bucket/a.tif", "s3://nobody-knows/a.tif", "http://[::1/a.tif", "http://127.0.0.1:9/a.tif"]
-)
+@pytest.mark.parametrize("href", ["gs://bucket/a.tif", "s3://nobody-knows/a.tif", "http://127.0.0.1:9/a.tif"])
 @pytest.mark.parametrize("asset", ["SCL", "B11"])
 def test_an_address_that_cannot_be_read(server: Any, clean: Any, victim: Any, asset: str, href: str) -> None:
     """One strange item costs itself, not the run."""

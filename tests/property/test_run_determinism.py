@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,10 +24,12 @@ from whole_run import (
     winners,
 )
 
-from bestpixel_gpu.compositing import masks, painting, setup
+from bestpixel_gpu import explain
+from bestpixel_gpu.compositing import painting, setup
 from bestpixel_gpu.compositing import run as the_run
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.errors import MemoryLimitError
+from bestpixel_gpu.plan.memory import Budget
 from bestpixel_gpu.transfer.reader import Reader
 
 SEAM: dict[str, Any] = {"tile": "all", "resolution": 4}
@@ -41,6 +44,16 @@ def want(server: Any) -> Any:
     assert cols > 3 * 512
     assert len(np.unique(winners(found))) > 6
     return found
+
+
+LEAST = {"strip": 1, "codes": 0, "undecoded": 1, "kept": 0}
+"""Keys in the shortest strips, masks inflated for each sweep, one range at a time, nothing for repair."""
+
+
+def allow(monkeypatch: pytest.MonkeyPatch, **shares: int) -> None:
+    """Change what a run may take for some purposes."""
+    real = Budget.of
+    monkeypatch.setattr(Budget, "of", lambda *args: replace(real(*args), **shares))
 
 
 @pytest.mark.parametrize("threads", [2, 4])
@@ -67,46 +80,58 @@ def test_a_memory_limit_that_forces_column_strips(
     server: Any, want: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    needs: list[int] = []
-    real_windows, real_plan = the_run.block_windows, the_run.plan_round
+    real = the_run.block_windows
 
-    def spy_windows(rows: Any, cols: Any, across: int) -> Any:
+    def spy(rows: Any, cols: Any, across: int) -> Any:
         widths.append(across)
-        return real_windows(rows, cols, across)
+        return real(rows, cols, across)
 
-    async def spy_plan(session: Any, work: Any) -> Any:
-        plans = await real_plan(session, work)
-        needs.append(max(p.peak * p.slot_bytes for p in plans))
-        return plans
+    def least_for_whole_rows() -> int:
+        low, high = want.report.memory["output"], want.report.memory["peak"]
+        while high - low > 4096:
+            limit = (low + high) // 2
+            widths.clear()
+            try:
+                explain(**arguments(server, **SEAM, memory_limit=limit))
+            except MemoryLimitError:
+                low = limit
+            else:
+                low, high = (low, limit) if len(widths) == 1 else (limit, high)
+        return high
 
-    monkeypatch.setattr(the_run, "block_windows", spy_windows)
-    monkeypatch.setattr(the_run, "plan_round", spy_plan)
-    memory = run(server, **SEAM).report.memory
-    fixed = memory["peak"] - memory["tiles"]
-    limit = fixed + needs[0] - 1
+    monkeypatch.setattr(the_run, "block_windows", spy)
+    allow(monkeypatch, **LEAST)  # so that tiles decide what is needed
+    limit = least_for_whole_rows() - 8192
     widths.clear()
     got = run(server, **SEAM, memory_limit=limit)
-    assert len(widths) > 1, "whole rows were to be too much"
+    assert len(widths) > 1
     assert widths[-1] < widths[0]
     assert got.report.memory["peak"] <= limit
     assert_same(got, want)
-    with pytest.raises(MemoryLimitError, match=r"need \d+ MiB but memory_limit is \d+ MiB: raise"):
-        run(server, **SEAM, memory_limit=fixed)
 
 
-def test_tiny_pools(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No slot beyond those the plan cannot do without, and few bytes under way."""
-    monkeypatch.setattr(painting, "LOOKAHEAD_BYTES", 0)
-    monkeypatch.setattr(painting, "UNDECODED_BYTES", 1)
+def test_a_memory_limit_that_cannot_be_kept_is_refused(server: Any, want: Any) -> None:
+    output = want.report.memory["output"]
+    assert output > 2 << 20
+    said = r"need \d+ MiB with masks and tiles but memory_limit is \d+ MiB: raise memory_limit to at least"
+    with pytest.raises(MemoryLimitError, match=said):
+        run(server, **SEAM, memory_limit=output + 1)
+    server.reset()
+    with pytest.raises(MemoryLimitError, match=r"need \d+ MiB for the result alone but .* resolution >= \d"):
+        run(server, **SEAM, memory_limit=output - 1)
+    assert server.stats()["requests"] == {}, "before any request"
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_small_shares_of_memory(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    allow(monkeypatch, **{name: LEAST[name]})
     assert_same(run(server, **SEAM), want)
 
 
-@pytest.mark.parametrize("strip", [1, 64 << 20])
-def test_masks_kept_or_inflated_for_each_sweep(
-    server: Any, want: Any, monkeypatch: pytest.MonkeyPatch, strip: int
-) -> None:
-    monkeypatch.setattr(masks, "KEPT_BYTES", 0)
-    monkeypatch.setattr(masks, "STRIP_BYTES", strip)
+def test_tiny_pools(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No slot beyond those the plan cannot do without."""
+    allow(monkeypatch, **LEAST)
+    monkeypatch.setattr(painting, "LOOKAHEAD_BYTES", 0)
     assert_same(run(server, **SEAM), want)
 
 
@@ -151,8 +176,7 @@ def test_other_requests(
     """Large pixels, averaged levels, classes of footprints: in strips and blocks as in one piece."""
     options = {"tile": tile, "resolution": 25, **options}
     whole = run(server, endpoint, **options)
-    monkeypatch.setattr(masks, "KEPT_BYTES", 0)
-    monkeypatch.setattr(masks, "STRIP_BYTES", 1)
+    allow(monkeypatch, **LEAST)
     monkeypatch.setattr(setup, "Session", partial(Session, block_cols=1))
     assert_same(run(server, endpoint, threads=4, **options), whole)
 
@@ -236,6 +260,6 @@ def test_collection_1_across_the_seam(collection1: Any, monkeypatch: pytest.Monk
     want = run(collection1, "earth-search-c1", **options)
     assert {i.split("_")[1] for i in want.source_ids} == {"T31THJ", "T32TKP"} or len(want.source_ids) > 4
     assert {s.offset for s in want.report.scenes} == {1000}
-    monkeypatch.setattr(masks, "KEPT_BYTES", 0)
+    allow(monkeypatch, codes=0)
     monkeypatch.setattr(setup, "Session", partial(Session, block_cols=1))
     assert_same(run(collection1, "earth-search-c1", threads=3, **options), want)

@@ -1,0 +1,340 @@
+"""The pixel rules in whole runs, against the archive's own files read by tifffile.
+
+At 20 m on the masks' own grid every output pixel is one mask pixel and one pixel of a 20 m band, so
+the rules are a few lines of NumPy: no resampling, no positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from whole_run import SOUTH, assert_same, file_of, item_of, run, winners
+
+from bestpixel_gpu.compositing import setup
+from bestpixel_gpu.errors import NoScenesError
+from bestpixel_gpu.geo.grid import chunk_edges
+
+SCORE = np.full(256, 65535)
+SCORE[[4, 5, 6, 11]], SCORE[7], SCORE[[2, 3]] = 0, 1, 2
+CHUNK = 48
+PLAIN: dict[str, Any] = {"tile": "31TCJ", "resolution": 20, "bands": ["swir16"], "max_cloud_cover": 100}
+
+
+@pytest.fixture(scope="module")
+def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One tile, seven dates: a duplicate, a split strip, two edges of swaths, two baselines."""
+    from bestpixel_gpu.simulate import ArchiveSpec, build, serve
+
+    spec = ArchiveSpec(
+        tiles=1, seam=False, south=False, dates=7, bands=("red", "swir16"), cut_dates=(2, 5),
+        cover=(0.40, 0.12, 0.08, 0.55, 0.10, 0.25, 0.3), dialects=("pc",),
+    )  # fmt: skip
+    with serve(build(spec, tmp_path_factory.mktemp("country"))) as local:
+        yield local
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Selection chunks of 48 pixels, so that a small picture has several."""
+    monkeypatch.setattr(setup, "chunk_edges", lambda origin, n: chunk_edges(origin, n, CHUNK))
+
+
+class Stack:
+    """All scenes of the country over one grid, by the files."""
+
+    def __init__(self, server: Any, grid: Any, items: list[dict[str, Any]]) -> None:
+        self.items = items
+        self.ids = [i["id"] for i in items]
+        self.when = [datetime.fromisoformat(i["properties"]["datetime"]) for i in items]
+        self.cloud = [i["properties"]["eo:cloud_cover"] for i in items]
+        self.grid = grid
+        x0, _, _, _, _, y0 = items[0]["assets"]["SCL"]["proj:transform"][:6]
+        x0, y0 = (items[0]["assets"]["SCL"]["proj:transform"][k] for k in (2, 5))
+        self.at = round((y0 - grid.top) / 20), round((grid.left - x0) / 20)
+        self.scl = np.array([self.window(server, i, "SCL") for i in items])
+        raw = np.array([self.window(server, i, "B11") for i in items]).astype(np.int64)
+        offset = [1000 * (float(i["properties"]["s2:processing_baseline"]) >= 4) for i in items]
+        self.ok = (raw >= 1) & (raw <= 32767)
+        self.value = np.clip(raw - np.array(offset)[:, None, None], 0, 65534)
+        self.score = SCORE[self.scl]
+
+    def window(self, server: Any, item: dict[str, Any], asset: str) -> NDArray[Any]:
+        data = tifffile.imread(file_of(server, item, asset), key=0)
+        r, c = self.at
+        h, w = self.grid.shape
+        out = np.zeros((h, w), data.dtype)
+        rows, cols = slice(max(r, 0), min(r + h, len(data))), slice(max(c, 0), min(c + w, data.shape[1]))
+        out[rows.start - r : rows.stop - r, cols.start - c : cols.stop - c] = data[rows, cols]
+        return out
+
+    def chunks(self) -> list[tuple[slice, slice]]:
+        edges = [chunk_edges(o, n, CHUNK) for o, n in zip((self.grid.row0, self.grid.col0), self.grid.shape)]
+        rows, cols = ([slice(a, b) for a, b in zip(e[:-1], e[1:])] for e in edges)
+        return [(r, c) for r in rows for c in cols]
+
+    def rank(self, order: str) -> list[int]:
+        clear = (self.score == 0).sum(axis=(1, 2))
+        age = [w.timestamp() for w in self.when]
+        keys = {
+            "clearest": lambda i: (-clear[i], -age[i], self.ids[i]),
+            "cloud_cover": lambda i: (np.floor(self.cloud[i] + 0.5), -age[i], self.ids[i]),
+            "newest": lambda i: (-age[i], self.ids[i]),
+            "oldest": lambda i: (age[i], self.ids[i]),
+            "nearest:2024-07-14": lambda i: (
+                abs(age[i] - datetime.fromisoformat("2024-07-14T00:00:00+00:00").timestamp()),
+                age[i],
+                self.ids[i],
+            ),
+        }
+        return sorted(range(len(self.ids)), key=keys[order])
+
+    def selected(self, order: list[int], top_k: int | None) -> set[int]:
+        if top_k is None:
+            return set(order)
+        picked: set[int] = set()
+        for r, c in self.chunks():
+            clear = {i: int((self.score[i, r, c] == 0).sum()) for i in order}
+            seen = [i for i in order if (self.scl[i, r, c] != 0).any()]
+            picked |= set(sorted(seen, key=lambda i: (-clear[i], order.index(i)))[:top_k])
+        return picked
+
+    def composite(self, order: str, top_k: int | None, fill: float | None) -> dict[str, NDArray[Any]]:
+        """Everything a run should give; `fill` None: selected scenes only."""
+        ranks = self.rank(order)
+        picked = self.selected(ranks, top_k)
+        ranks = [i for i in ranks if fill is not None or i in picked]
+        key = np.full((len(ranks), *self.grid.shape), 1 << 40)
+        for place, i in enumerate(ranks):
+            usable = self.score[i] < 65535
+            key[place][usable] = (self.score[i] * 2 + (i not in picked))[usable] * 1000 + place
+        if fill:
+            for r, c in self.chunks():
+                best = key[:, r, c].argmin(axis=0)
+                best[key[:, r, c].min(axis=0) == 1 << 40] = -1
+                for place, i in enumerate(ranks):
+                    if i not in picked and 0 < (best == place).sum() < fill * best.size:
+                        key[place][r, c] = 1 << 40
+        key[~self.ok[ranks]] = 1 << 40
+        best, none = key.argmin(axis=0), key.min(axis=0) == 1 << 40
+        day = [(w.date() - date(1970, 1, 1)).days for w in self.when]
+        names = np.array([self.ids[i] for i in ranks], dtype=object)
+        pick = np.array(ranks)[best]
+        rows, cols = np.indices(self.grid.shape)
+        return {
+            "winner": np.where(none, "", names[best]),
+            "quality": np.where(none, 65535, self.score[pick, rows, cols]),
+            "date": np.where(none, -2147483648, np.array(day)[pick]),
+            "swir16": np.where(none, 65535, self.value[pick, rows, cols]),
+            "observation_count": (self.score[ranks] < 65535).sum(axis=0),
+            "ids": np.array(names),
+        }
+
+
+@pytest.fixture(scope="module")
+def stack(country: Any) -> Stack:
+    composite = run(country, **PLAIN)
+    older = [s.id for s in composite.report.scenes if s.status == "dropped"]
+    assert len(older) == 1, "the duplicate of an older baseline"
+    return Stack(country, composite.grid, [i for i in country.items("pc") if i["id"] not in older])
+
+
+def assert_as_by_hand(got: Any, want: dict[str, NDArray[Any]]) -> None:
+    assert got.source_ids == want["ids"].tolist()
+    pairs = {
+        "observation_count": got.observation_count,
+        "quality": got.quality,
+        "winner": winners(got),
+        "date": got.date,
+        "swir16": got.bands["swir16"],
+    }
+    for name, layer in pairs.items():
+        differ = int((np.asarray(layer) != want[name]).sum())
+        assert not differ, f"{name}: {differ} of {layer.size} pixels differ"
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("order", ["clearest", "cloud_cover", "newest", "oldest", "nearest:2024-07-14"])
+@pytest.mark.parametrize("top_k", [None, 1, 2])
+@pytest.mark.parametrize("fill", [True, False, 0.001, 0.05])
+def test_a_run_is_what_the_rules_say(
+    country: Any, stack: Stack, order: str, top_k: int | None, fill: float | bool
+) -> None:
+    assert len(stack.chunks()) >= 4
+    got = run(country, **PLAIN, order=order, top_k=top_k, fill=fill)
+    share = {True: 0.0, False: None}[fill] if isinstance(fill, bool) else fill
+    assert_as_by_hand(got, stack.composite(order, top_k, share))
+    picked = stack.selected(stack.rank(order), top_k)
+    assert {s.id for s in got.report.scenes if s.selected} == {stack.ids[i] for i in picked}
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_the_cases_above_are_different_ones(stack: Stack) -> None:
+    """Selection, fill and bars all matter somewhere, else the test above would show little."""
+    pictures = [
+        stack.composite("oldest", k, f)["winner"] for k, f in ((None, 0), (1, 0), (1, 0.05), (1, None))
+    ]
+    for i, a in enumerate(pictures):
+        for b in pictures[i + 1 :]:
+            assert (a != b).sum() > 10
+
+
+def test_fill_leaves_nothing_cloudy_that_was_clear_once(country: Any, stack: Stack) -> None:
+    got = run(country, **PLAIN, top_k=1, fill=True)
+    clear_once = ((stack.score == 0) & stack.ok).any(axis=0)
+    assert (np.asarray(got.quality)[clear_once] == 0).all()
+    only = run(country, **PLAIN, top_k=1, fill=False)
+    assert (np.asarray(only.quality)[clear_once] != 0).any()
+
+
+def test_repair_goes_on_until_a_band_has_a_value(country: Any, stack: Stack) -> None:
+    """The bands of a swath's edge end before its mask does: the scenes cut there are put first."""
+    cut = {stack.ids[i] for i in range(len(stack.ids)) if (~stack.ok[i] & (stack.score[i] < 65535)).any()}
+    assert len(cut) >= 2
+
+    def key(scene: Any) -> int:
+        return 0 if scene.id in cut else 1
+
+    got = run(country, **PLAIN, top_k=None, order=key, bands=["swir16"])
+    assert got.report.repair_rounds >= 1
+    order = sorted(
+        range(len(stack.ids)), key=lambda i: (stack.ids[i] not in cut, stack.when[i], stack.ids[i])
+    )
+    assert got.source_ids == [stack.ids[i] for i in order]
+    mask_winner = np.array(order)[np.argmin([stack.score[i] * 100 + p for p, i in enumerate(order)], axis=0)]
+    rows, cols = np.indices(stack.grid.shape)
+    hidden = ~stack.ok[mask_winner, rows, cols] & (stack.score[mask_winner, rows, cols] < 65535)
+    assert hidden.sum() > 20
+    quality, source = np.asarray(got.quality), np.asarray(got.selected_observation)
+    value = np.asarray(got.bands["swir16"])
+    assert ((value == 65535) == (source < 0)).all()
+    assert ((quality == 65535) == (source < 0)).all()
+    rescued = hidden & (source >= 0)
+    assert rescued.any()
+    won = np.array(order)[source]
+    np.testing.assert_array_equal(value[rescued], stack.value[won, rows, cols][rescued])
+    # repair does not touch the count
+    np.testing.assert_array_equal(got.observation_count, (stack.score < 65535).sum(axis=0))
+
+
+def test_all_bands_take_part_in_repair(country: Any, stack: Stack) -> None:
+    """A pixel has a value in every band, or in none."""
+    got = run(country, **(PLAIN | {"bands": ["red", "swir16"]}), order="oldest", top_k=None)
+    red, swir = (np.asarray(got.bands[b]) == 65535 for b in ("red", "swir16"))
+    np.testing.assert_array_equal(red, swir)
+    assert got.report.empty_pixels == int(red.sum())
+
+
+def test_the_split_strip_stays_and_the_duplicate_goes(country: Any, stack: Stack) -> None:
+    got = run(country, **PLAIN)
+    halves = [i for i in stack.ids if "20240717T" in i.split("_")[2]]
+    assert len(halves) == 2
+    assert set(halves) <= set(got.source_ids)
+    dropped = [s for s in got.report.scenes if s.status == "dropped"]
+    assert [s.reason.partition(":")[0] for s in dropped] == [
+        f"duplicate of {next(i for i in stack.ids if '20240707T' in i.split('_')[2])}"
+    ]
+    assert got.report.items_found == len(stack.ids) + 1
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_adaptive_selection_reaches_its_target(country: Any, stack: Stack) -> None:
+    def picked(**options: Any) -> set[str]:
+        got = run(country, **PLAIN, fill=False, **options)
+        assert all(s.selected for s in got.report.scenes if s.status == "used" and s.rank is not None)
+        return set(got.source_ids)
+
+    few = picked(coverage_target=0.05, min_k=1, max_k=8)
+    more = picked(coverage_target=0.97, min_k=1, max_k=8)
+    capped = picked(coverage_target=0.97, min_k=1, max_k=1)
+    assert few < more
+    assert len(capped) < len(more)
+    rounds = picked(coverage_target=0.05, min_k=7, max_k=8)
+    assert rounds == set(stack.ids)
+    got = run(country, **PLAIN, fill=False, coverage_target=0.97, min_k=1, max_k=8)
+    clear = ((stack.score == 0) & stack.ok).any(axis=0)
+    assert (np.asarray(got.quality)[clear] == 0).mean() > 0.95
+
+
+@pytest.mark.parametrize("endpoint", ["pc", "earth-search"])
+@pytest.mark.parametrize("options", [{}, {"resampling": "nearest"}, {"resolution": 35}])
+def test_a_composite_is_the_best_of_its_scenes_alone(server: Any, endpoint: str, options: Any) -> None:
+    """Whatever was resampled, in whichever zone: painted together is painted alone."""
+    call = {"tile": "all", "resolution": 15, "max_cloud_cover": 100, "fill": True, **options}
+    got = run(server, endpoint, **call, order="newest", top_k=None)
+    alone: dict[str, Any] = {}
+    for ident in got.source_ids:
+        try:
+            alone[ident] = run(server, endpoint, **call, items=[item_of(server.items(endpoint), ident)])
+        except NoScenesError:
+            continue
+    ids = [i for i in got.source_ids if i in alone]
+    assert len(ids) > 15
+    quality = np.array([alone[i].quality for i in ids]).astype(np.int64)
+    key = quality * 1000 + np.arange(len(ids))[:, None, None]
+    best, none = key.argmin(axis=0), quality.min(axis=0) == 65535
+    rows, cols = np.indices(none.shape)
+    for band in got.bands:
+        value = np.array([alone[i].bands[band] for i in ids])[best, rows, cols]
+        np.testing.assert_array_equal(got.bands[band], np.where(none, 65535, value))
+    np.testing.assert_array_equal(got.quality, quality.min(axis=0))
+    np.testing.assert_array_equal(winners(got), np.where(none, "", np.array(ids, dtype=object)[best]))
+    counts = np.array([alone[i].observation_count for i in ids]).sum(axis=0)
+    np.testing.assert_array_equal(got.observation_count, counts)
+
+
+def test_nearest_takes_stored_samples_only(server: Any) -> None:
+    """Between the pixels of the archive nothing is mixed."""
+    got = run(
+        server, tile=SOUTH, resolution=7, bands=["red"], resampling="nearest", order="oldest", top_k=None
+    )
+    mixed = run(server, tile=SOUTH, resolution=7, bands=["red"], order="oldest", top_k=None)
+    stored = set()
+    for ident in got.source_ids:
+        item = item_of(server.items("pc"), ident)
+        off = got.report.scene(ident).offset
+        data = tifffile.imread(file_of(server, item, "B04"), key=0).astype(int)
+        stored |= set(np.maximum(data - off, 0).ravel().tolist())
+    assert set(np.unique(got.bands["red"]).tolist()) - {65535} <= stored
+    assert (got.bands["red"] != mixed.bands["red"]).mean() > 0.5
+    np.testing.assert_array_equal(got.quality, mixed.quality)
+
+
+def test_worst_class_of_a_large_pixel(country: Any, stack: Stack) -> None:
+    """60 m pixels cover nine of the mask; nearest asks the one in the middle only."""
+    options = {**PLAIN, "resolution": 60, "top_k": None, "fill": True}
+    worst = run(country, **options)
+    middle = run(country, **options, mask_resampling="nearest")
+    r, c = (round((stack.grid.top - worst.grid.top) / 20), round((worst.grid.left - stack.grid.left) / 20))
+    h, w = worst.grid.shape
+    usable = np.pad(stack.score < 65535, ((0, 0), (9, 9), (9, 9)))
+    rows, cols = slice(9 - r * 1, 9 - r + 3 * h), slice(9 + c, 9 + c + 3 * w)
+    cells = usable[:, rows, cols].reshape(len(stack.ids), h, 3, w, 3)
+    inside = np.s_[1:-1, 1:-1]
+    np.testing.assert_array_equal(worst.observation_count[inside], cells.all(axis=(2, 4)).sum(axis=0)[inside])
+    np.testing.assert_array_equal(middle.observation_count[inside], cells[:, :, 1, :, 1].sum(axis=0)[inside])
+    assert (worst.observation_count < middle.observation_count).any()
+
+
+def test_max_cloud_cover_is_a_strict_limit(country: Any, stack: Stack) -> None:
+    limit = sorted(stack.cloud)[3]
+    got = run(country, **(PLAIN | {"max_cloud_cover": limit}))
+    assert set(got.source_ids) == {i for i, c in zip(stack.ids, stack.cloud, strict=True) if c < limit}
+    replay = run(country, **(PLAIN | {"max_cloud_cover": limit}), items=stack.items)
+    assert_same(replay, got)
+    assert {s.reason.partition(" ")[0] for s in replay.report.scenes if s.status == "dropped"} == {"cloud"}
+
+
+def test_dates_are_whole_days(country: Any, stack: Stack) -> None:
+    got = run(country, **(PLAIN | {"datetime": "2024-07-07/2024-07-12"}))
+    assert {w.date().isoformat() for w in got.source_dates} == {"2024-07-07", "2024-07-12"}
+    one = run(country, **(PLAIN | {"datetime": "2024-07-12"}))
+    assert {w.date().isoformat() for w in one.source_dates} == {"2024-07-12"}
+    replay = run(country, **(PLAIN | {"datetime": "2024-07-12"}), items=stack.items)
+    assert_same(replay, one)
+    assert {s.reason for s in replay.report.scenes if s.status == "dropped"} == {"outside the dates"}
