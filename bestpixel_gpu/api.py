@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 from typing import TYPE_CHECKING, Any
@@ -143,8 +142,9 @@ def build_composite(
 async def build_composite_async(*args: Any, **kwargs: Any) -> Composite:
     """Await :func:`build_composite` on the running loop; the same arguments and result."""
     request = _bound(*args, **kwargs)
-    async with asyncio.timeout(request.timeout):
-        return await _composite(request)
+    from bestpixel_gpu.transfer.loop import limited
+
+    return await limited(_composite(request), request.timeout)
 
 
 def explain(*args: Any, **kwargs: Any) -> Explanation:
@@ -158,8 +158,9 @@ def explain(*args: Any, **kwargs: Any) -> Explanation:
 async def explain_async(*args: Any, **kwargs: Any) -> Explanation:
     """Await :func:`explain` on the running loop."""
     request = _bound(*args, **kwargs)
-    async with asyncio.timeout(request.timeout):
-        return await _explain(request)
+    from bestpixel_gpu.transfer.loop import limited
+
+    return await limited(_explain(request), request.timeout)
 
 
 _SIGNATURE = inspect.signature(build_composite)

@@ -170,10 +170,12 @@ def make_request(
     low, high = whole("min_k", min_k, 0), whole("max_k", max_k, 1)
     if coverage_target and low > high:
         raise InputError(f"min_k {low} is above max_k {high}")
+    grid_crs = _crs(crs, output_crs)
+    finest = 0.01 if grid_crs is None else 1e-7  # degrees: about a centimetre too
     return Request(
         bbox=None if bbox is None else check_bbox(bbox),
         datetime=datetime,
-        resolution=number("resolution", resolution, 0.01, 100_000, " metres (units of crs=)"),
+        resolution=number("resolution", resolution, finest, 100_000, " metres (units of crs=)"),
         top_k=None if top_k is None else whole("top_k", top_k, 1),
         max_cloud_cover=number("max_cloud_cover", max_cloud_cover, 0, 1e9, " percent"),
         concurrency=whole("concurrency", concurrency, 1, 4096),
@@ -189,7 +191,7 @@ def make_request(
         items=items,
         stac_url=stac_url or os.environ.get("BESTPIXEL_GPU_STAC_URL") or None,
         geobox=box,
-        crs=_crs(crs, output_crs),
+        crs=grid_crs,
         resampling=choice("resampling", resampling, ("bilinear", "nearest")),
         mask_resampling=choice("mask_resampling", mask_resampling, ("worst", "nearest")),
         fill=_fill(fill),

@@ -58,6 +58,26 @@ class TileLayout:
         return self.width * self.height * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileGrid:
+    """The raster that tiles cut: sizes in pixels, row-major tile index."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+
+    @property
+    def tiles_across(self) -> int:
+        """Tiles in a row."""
+        return -(-self.width // self.tile_width)
+
+    @property
+    def tiles_down(self) -> int:
+        """Tiles in a column."""
+        return -(-self.height // self.tile_height)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Level:
     """One image of the pyramid: full resolution, an overview, or an internal mask."""
@@ -78,18 +98,25 @@ class Level:
     photometric: int = 1
 
     @property
+    def grid(self) -> TileGrid:
+        """How tiles cut the image."""
+        return TileGrid(
+            width=self.width, height=self.height, tile_width=self.tile_width, tile_height=self.tile_height
+        )
+
+    @property
     def tiles_across(self) -> int:
         """Tiles in a row."""
-        return -(-self.width // self.tile_width)
+        return self.grid.tiles_across
 
     @property
     def tiles_down(self) -> int:
         """Tiles in a column."""
-        return -(-self.height // self.tile_height)
+        return self.grid.tiles_down
 
     def span(self, index: int, plane: int = 0) -> tuple[int, int] | None:
         """``(offset, length)`` of a tile in the file, ``None`` if the tile is sparse."""
-        at = plane * self.tiles_across * self.tiles_down + index
+        at = index + (plane * self.tiles_across * self.tiles_down if plane else 0)
         offset, length = int(self.offsets[at]), int(self.byte_counts[at])
         return (offset, length) if offset and length else None
 

@@ -94,11 +94,8 @@ class BandFiles:
             add=profile.add - scene.offset.dn * profile.mul,
             div=profile.div,
         )
-        grid = TileGrid(
-            width=level.width, height=level.height, tile_width=level.tile_width, tile_height=level.tile_height
-        )
         positions = session.projector.map_to(frame, level.width, level.height)
-        geometry = self._geometry(grid, positions, rule)
+        geometry = self._geometry(level.grid, positions, rule)
         return BandFile(scene, band, asset, level, plane, geometry, rule)
 
     def _geometry(self, grid: TileGrid, positions: PixelMap, rule: SampleRule) -> TapGeometry:

@@ -9,6 +9,7 @@ from bestpixel_gpu.compositing.run import decide
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.plan.memory import mib
 from bestpixel_gpu.result.report import SceneRecord
+from bestpixel_gpu.transfer.transport import Tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +73,12 @@ async def explain(session: Session) -> Explanation:
     for g in groups:
         size[g.band] += g.stored_bytes
         tiles[g.band] += len(g.indices)
-    masks = sum(m.nbytes for m in decision.choice.masks)
     counters = session.reader.counters
     return Explanation(
         scenes=session.report.scenes,
         grid=session.grid.as_dict(),
-        header_bytes=max(counters.bytes - masks, 0),
-        mask_bytes=masks,
+        header_bytes=counters.by_kind.get("header", Tally()).bytes,
+        mask_bytes=counters.by_kind.get("tile", Tally()).bytes,  # of masks: no other has been read
         bytes_by_band=size,
         tiles_by_band=tiles,
         requests=counters.requests + len(groups),

@@ -28,6 +28,7 @@ from bestpixel_gpu.engines.contract import (
     Window,
 )
 from bestpixel_gpu.errors import CorruptTileError, FormatError, InputError, SourceError
+from bestpixel_gpu.geo.crs import epsg_of
 from bestpixel_gpu.geo.pixel_map import HALF, PixelMap, RasterFrame, source_window
 from bestpixel_gpu.plan.scores import mask_table
 from bestpixel_gpu.plan.selection import SceneCounts
@@ -125,6 +126,7 @@ async def _read_mask(session: Session, scene: Scene) -> SceneMask | MaskFailure:
     try:
         raster = await open_raster(session, scene.mask, signed=scene.signed)
         frame = frame_of(raster, scene)
+        _note_contradiction(session, scene, frame)
         level, plane = sample_of(raster.levels[0], scene.mask.sample)
         positions = session.projector.map_to(frame, level.width, level.height)
         footprint = _footprint(session, frame)
@@ -136,15 +138,23 @@ async def _read_mask(session: Session, scene: Scene) -> SceneMask | MaskFailure:
         )
         if box is None:
             return MaskFailure(scene, "its raster does not reach the grid")
-        grid = TileGrid(
-            width=level.width, height=level.height, tile_width=level.tile_width, tile_height=level.tile_height
-        )
+        grid = level.grid
         tiles = await _fetch(session, scene, level, plane, _tiles_in(grid, box))
     except (SourceError, FormatError, InputError) as exc:  # InputError: an address nothing reads
         return MaskFailure(scene, str(exc), exc)
     size = sum(len(t.data) for t in tiles if t.data is not None)
     table = _table_of(scene.profile)
     return SceneMask(scene, frame, grid, positions, footprint, table, tuple(tiles), margin, size, box)
+
+
+def _note_contradiction(session: Session, scene: Scene, frame: RasterFrame) -> None:
+    """The file's own tags win over the item's; where both name a code, the report says so."""
+    said = epsg_of(scene.crs) if scene.crs else None
+    found = epsg_of(frame.crs)
+    if said and found and said != found:
+        session.report.warnings.append(
+            f"item {scene.id} says EPSG:{said}, its files EPSG:{found}: the files win"
+        )
 
 
 async def _fetch(
@@ -168,7 +178,8 @@ async def _fetch(
 def _footprint(session: Session, frame: RasterFrame) -> Footprint | None:
     """Box of mask pixels an output pixel covers; ``None`` where the nearest pixel decides."""
     across, down = session.projector.step(frame)
-    if session.request.mask_resampling == "nearest" or min(across, down) <= COARSER:
+    centre = session.request.mask_resampling == "nearest" or session.request.order == "ancestor"
+    if centre or min(across, down) <= COARSER:
         return None
     return Footprint(round(across * HALF), round(down * HALF))
 
@@ -269,7 +280,8 @@ def _join(session: Session, stats: list[list[MaskStatistics]], cells: bool) -> S
 def ranking_bytes(session: Session, masks: Sequence[SceneMask]) -> int:
     """Bytes of the strips that all threads rank at once: keys and what comes of them, one mask decoded."""
     height, width = session.grid.shape
-    strip = min(session.budget.strip, height * width * STRIP_PIXEL_BYTES)
+    chunk_row = int(np.diff(session.chunks.row_edges).max()) * width * STRIP_PIXEL_BYTES
+    strip = min(max(session.budget.strip, chunk_row), height * width * STRIP_PIXEL_BYTES)
     part = max((min(m.window_bytes, session.budget.strip) for m in masks if m.codes is None), default=0)
     return min(session.threads, len(session.chunks.row_edges) - 1) * (strip + part)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from bestpixel_gpu.catalog.scene import Scene
 from bestpixel_gpu.compositing.bands import BandFailure, BandFiles
 from bestpixel_gpu.compositing.choice import Choice, choose, take_winners
 from bestpixel_gpu.compositing.masks import MaskFailure, SceneMask, count_masks, ranking_bytes, read_masks
@@ -225,8 +224,3 @@ def _note_files(session: Session, broken: Sequence[BandFailure]) -> None:
             raise IncompleteError(
                 f"item {failure.scene.id}, {failure.band}: {failure.error}", session.report
             ) from failure.error
-
-
-def all_scenes(choice: Choice) -> list[Scene]:
-    """Competing scenes in rank order."""
-    return [m.scene for m in choice.masks]

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bestpixel_gpu.cog.layout import TileGrid as TileGrid
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
@@ -41,26 +42,6 @@ NODATA = 65535
 """Nodata of painted bands; valid values are 0..65534."""
 
 TILE_OK, TILE_CORRUPT = 0, 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TileGrid:
-    """The raster that tiles cut: sizes in pixels, row-major tile index."""
-
-    width: int
-    height: int
-    tile_width: int
-    tile_height: int
-
-    @property
-    def tiles_across(self) -> int:
-        """Tiles in a row."""
-        return -(-self.width // self.tile_width)
-
-    @property
-    def tiles_down(self) -> int:
-        """Tiles in a column."""
-        return -(-self.height // self.tile_height)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-async def _limited(coro: Coroutine[Any, Any, T], seconds: float | None) -> T:
+async def limited(coro: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    """Result of `coro`; :class:`StalledError` if it takes longer than `seconds`."""
     try:
         async with asyncio.timeout(seconds) as limit:
             return await coro
@@ -100,7 +101,7 @@ def run_sync(coro: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T
 
     async def supervise() -> T:
         try:
-            return await _limited(coro, timeout)
+            return await limited(coro, timeout)
         finally:
             # Transports closed by the coroutine let go of their sockets in callbacks already
             # queued; this one comes after them.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from bestpixel_gpu.geo.grid import chunk_edges
 
 SCORE = np.full(256, 65535)
 SCORE[[4, 5, 6, 11]], SCORE[7], SCORE[[2, 3]] = 0, 1, 2
-CHUNK = 48
+CHUNK = 40
 PLAIN: dict[str, Any] = {"tile": "31TCJ", "resolution": 20, "bands": ["swir16"], "max_cloud_cover": 100}
 
 
@@ -33,7 +34,7 @@ def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     spec = ArchiveSpec(
         tiles=1, seam=False, south=False, dates=7, bands=("red", "swir16"), cut_dates=(2, 5),
-        cover=(0.40, 0.12, 0.08, 0.55, 0.10, 0.25, 0.3), dialects=("pc",),
+        cover=(0.50, 0.45, 0.40, 0.55, 0.35, 0.60, 0.65), dialects=("pc",),
     )  # fmt: skip
     with serve(build(spec, tmp_path_factory.mktemp("country"))) as local:
         yield local
@@ -41,7 +42,7 @@ def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Selection chunks of 48 pixels, so that a small picture has several."""
+    """Selection chunks of 40 pixels, so that a small picture has several."""
     monkeypatch.setattr(setup, "chunk_edges", lambda origin, n: chunk_edges(origin, n, CHUNK))
 
 
@@ -54,7 +55,6 @@ class Stack:
         self.when = [datetime.fromisoformat(i["properties"]["datetime"]) for i in items]
         self.cloud = [i["properties"]["eo:cloud_cover"] for i in items]
         self.grid = grid
-        x0, _, _, _, _, y0 = items[0]["assets"]["SCL"]["proj:transform"][:6]
         x0, y0 = (items[0]["assets"]["SCL"]["proj:transform"][k] for k in (2, 5))
         self.at = round((y0 - grid.top) / 20), round((grid.left - x0) / 20)
         self.scl = np.array([self.window(server, i, "SCL") for i in items])
@@ -74,8 +74,8 @@ class Stack:
         return out
 
     def chunks(self) -> list[tuple[slice, slice]]:
-        edges = [chunk_edges(o, n, CHUNK) for o, n in zip((self.grid.row0, self.grid.col0), self.grid.shape)]
-        rows, cols = ([slice(a, b) for a, b in zip(e[:-1], e[1:])] for e in edges)
+        corners = (self.grid.row0, self.grid.height), (self.grid.col0, self.grid.width)
+        rows, cols = ([slice(a, b) for a, b in pairwise(chunk_edges(*c, CHUNK))] for c in corners)
         return [(r, c) for r in rows for c in cols]
 
     def rank(self, order: str) -> list[int]:
@@ -200,7 +200,7 @@ def test_repair_goes_on_until_a_band_has_a_value(country: Any, stack: Stack) -> 
     def key(scene: Any) -> int:
         return 0 if scene.id in cut else 1
 
-    got = run(country, **PLAIN, top_k=None, order=key, bands=["swir16"])
+    got = run(country, **PLAIN, top_k=None, order=key)
     assert got.report.repair_rounds >= 1
     order = sorted(
         range(len(stack.ids)), key=lambda i: (stack.ids[i] not in cut, stack.when[i], stack.ids[i])
@@ -313,7 +313,7 @@ def test_worst_class_of_a_large_pixel(country: Any, stack: Stack) -> None:
     r, c = (round((stack.grid.top - worst.grid.top) / 20), round((worst.grid.left - stack.grid.left) / 20))
     h, w = worst.grid.shape
     usable = np.pad(stack.score < 65535, ((0, 0), (9, 9), (9, 9)))
-    rows, cols = slice(9 - r * 1, 9 - r + 3 * h), slice(9 + c, 9 + c + 3 * w)
+    rows, cols = slice(9 + r, 9 + r + 3 * h), slice(9 + c, 9 + c + 3 * w)
     cells = usable[:, rows, cols].reshape(len(stack.ids), h, 3, w, 3)
     inside = np.s_[1:-1, 1:-1]
     np.testing.assert_array_equal(worst.observation_count[inside], cells.all(axis=(2, 4)).sum(axis=0)[inside])
