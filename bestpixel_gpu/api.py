@@ -70,7 +70,7 @@ def build_composite(
         ``"pc"``, ``"earth-search"``, ``"earth-search-c1"`` or ``"auto"`` (earth-search on AWS in
         the USA, by ``AWS_REGION``; else pc).
     disk_cache : path, optional
-        Folder for searches and headers.
+        Folder where headers are kept from run to run.
     bands : list of str, optional
         coastal, blue, green, red, rededge1..3, nir, nir08, nir09, swir16, swir22. Default all.
     coverage_target, min_k, max_k

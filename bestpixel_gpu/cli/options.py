@@ -63,7 +63,7 @@ class RequestOptions:
     timeout: Annotated[float | None, _how(help="Seconds for the whole run.")] = None
     errors: Annotated[str, _how(help="repair or raise: what an unreadable tile means.")] = "repair"
     max_failed: Annotated[float, _how(help="Share of tiles that may fail.")] = 0.2
-    disk_cache: Annotated[Path | None, _how(help="Folder for searches and headers.")] = None
+    disk_cache: Annotated[Path | None, _how(help="Folder where headers are kept from run to run.")] = None
     scout_factor: Annotated[int, _how(help="Accepted for spx-build's callers; changes nothing.")] = 8
 
     def arguments(self) -> dict[str, Any]:

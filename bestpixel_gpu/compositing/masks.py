@@ -217,6 +217,18 @@ async def count_masks(
     rows = [(0, session.grid.height)] if keep else strips(session)
     jobs = [session.compute(_count_or_error, session, m, strip, cells, keep) for m in masks for strip in rows]
     answers = await together(jobs, lambda n: session.progress("statistics", n, len(jobs)))
+    masks = list(masks)
+    for i, mask in enumerate(masks):
+        part = slice(i * len(rows), (i + 1) * len(rows))
+        if any(
+            isinstance(a, CorruptTileError) for a in answers[part]
+        ):  # perhaps only on the way: ask once more
+            again = await _read_mask(session, mask.scene)
+            if isinstance(again, SceneMask):
+                masks[i] = again
+                answers[part] = await together(
+                    [session.compute(_count_or_error, session, again, strip, cells, keep) for strip in rows]
+                )
     good: list[SceneMask] = []
     lost: list[MaskFailure] = []
     stats: list[list[MaskStatistics]] = []

@@ -232,10 +232,10 @@ class _Pass:
 
     async def _read(self, file: BandFile, indices: Sequence[int], *, afresh: bool = False) -> list[Any]:
         """Compressed tiles, or the error of each; those of the round before may still be at hand."""
-        kept, href = self.session.kept_tiles, file.asset.href
+        kept, href, plane = self.session.kept_tiles, file.asset.href, file.plane
         found: dict[int, Any] = {}
         if not afresh:
-            found = {i: kept[href, i] for i in indices if (href, i) in kept}
+            found = {i: kept[href, plane, i] for i in indices if (href, plane, i) in kept}
         missing = [i for i in indices if i not in found]
         if missing:
             spans = [s for i in missing if (s := file.level.span(i, file.plane)) is not None]
@@ -243,7 +243,7 @@ class _Pass:
             found |= zip(missing, answers, strict=True)
         if not file.scene.profile.ignore_nodata_tag:  # only their samples tell fill, so repair is likely
             for i in missing:
-                self.session.keep_tile((href, i), found[i])
+                self.session.keep_tile((href, plane, i), found[i])
         return [found[i] for i in indices]
 
     def _settle(

@@ -42,8 +42,8 @@ class Session:
     budget: Budget
     block_cols: int | None = None
     """Chunk columns per block; ``None`` for whole rows. Changes speed and memory, never pixels."""
-    kept_tiles: dict[tuple[str, int], Any] = field(default_factory=dict)
-    """Compressed tiles by (href, index): repair wants the tiles beside those that failed."""
+    kept_tiles: dict[tuple[str, int, int], Any] = field(default_factory=dict)
+    """Compressed tiles by (href, plane, index): repair wants the tiles beside those that failed."""
     kept_bytes: int = 0
     projector: Projector = field(init=False)
     identity: AxisMap = field(init=False)
@@ -56,8 +56,9 @@ class Session:
         """Run engine work on the compute threads."""
         return await asyncio.get_running_loop().run_in_executor(self.executor, work, *args)
 
-    def keep_tile(self, key: tuple[str, int], stored: Any) -> None:
+    def keep_tile(self, key: tuple[str, int, int], stored: Any) -> None:
         """Keep a compressed tile for repair while there is room."""
+        self.kept_bytes -= len(self.kept_tiles.pop(key, b""))
         if not isinstance(stored, Exception) and self.kept_bytes + len(stored) <= self.budget.kept:
             self.kept_tiles[key] = stored
             self.kept_bytes += len(stored)

@@ -95,4 +95,4 @@ def refuse(need: int, what: str, limit: int, pixels: int, n_bands: int, resoluti
 
 def mib(n: int) -> str:
     """Bytes in words."""
-    return f"{n / (1 << 30):.2f} GiB" if n >= 1 << 30 else f"{-(-n // MIB)} MiB"
+    return f"{n / (1 << 30):.2f} GiB" if n >= 1 << 30 else f"{n / MIB:.1f} MiB"

@@ -100,7 +100,8 @@ def test_a_memory_limit_that_forces_column_strips(
         return high
 
     monkeypatch.setattr(the_run, "block_windows", spy)
-    allow(monkeypatch, **LEAST)  # so that tiles decide what is needed
+    allow(monkeypatch, **LEAST)
+    monkeypatch.setattr(the_run, "ranking_bytes", lambda *_: 0)  # so that tiles decide what is needed
     limit = least_for_whole_rows() - 8192
     widths.clear()
     got = run(server, **SEAM, memory_limit=limit)

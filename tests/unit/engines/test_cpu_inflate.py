@@ -1,7 +1,8 @@
-"""Three ways to inflate that agree on what is whole and what is broken."""
+"""Four ways to inflate that agree on what is whole and what is broken."""
 
 from __future__ import annotations
 
+import sys
 import zlib
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.contract import CompressedTile
-from bestpixel_gpu.engines.cpu import decode, inflate
+from bestpixel_gpu.engines.cpu import inflate
 from bestpixel_gpu.engines.cpu.decode import Decoder
 from bestpixel_gpu.errors import FormatError
 
@@ -29,29 +30,44 @@ STREAMS = {
 
 
 def decoders():
-    """(name, decoder, function that stands in for Python's inflate)."""
+    """(libdeflate's C functions, what inflates where there are none)."""
     return [
         pytest.param(inflate.libdeflate, None, id="libdeflate"),
         pytest.param(lambda: None, inflate.with_deflate, id="deflate"),
+        pytest.param(lambda: None, inflate.with_numba, id="numba"),
         pytest.param(lambda: None, inflate.with_zlib, id="zlib"),
     ]
 
 
 @pytest.mark.parametrize(("native", "python"), decoders())
-def test_whole_and_broken_streams(native, python, monkeypatch):
+def test_whole_and_broken_streams(native, python):
     if python is None and native() is None:
         pytest.skip("the deflate wheel of this system exports no C functions")
-    if python is not None:
-        monkeypatch.setattr(decode, "python_inflate", lambda: python)
     tiles = [CompressedTile(i, data, LAYOUT) for i, (data, _) in enumerate(STREAMS.values())]
     pool = np.zeros(len(tiles) * LAYOUT.decoded_bytes, np.uint8)
-    status = Decoder(native()).decode(tiles, pool, [i * LAYOUT.decoded_bytes for i in range(len(tiles))])
+    starts = [i * LAYOUT.decoded_bytes for i in range(len(tiles))]
+    status = Decoder(native(), python).decode(tiles, pool, starts)
     assert [not s for s in status] == [whole for _, whole in STREAMS.values()]
     rows = np.frombuffer(RAW, np.uint16).reshape(16, 32).cumsum(1, dtype=np.uint16)
     for i, (_, whole) in enumerate(STREAMS.values()):
         if whole:
             got = pool[i * LAYOUT.decoded_bytes :][: LAYOUT.decoded_bytes].view(np.uint16)
             np.testing.assert_array_equal(got.reshape(16, 32), rows)
+
+
+@pytest.mark.parametrize(
+    ("wheel", "byteorder", "expected"),
+    [
+        (True, "little", inflate.with_deflate),
+        (False, "little", inflate.with_numba),
+        (False, "big", inflate.with_zlib),
+    ],
+)
+def test_the_best_that_is_there_is_taken(wheel, byteorder, expected, monkeypatch):
+    if not wheel:
+        monkeypatch.setitem(sys.modules, "deflate", None)
+    monkeypatch.setattr(sys, "byteorder", byteorder)
+    assert inflate.python_inflate.__wrapped__() is expected
 
 
 def test_a_bomb_stays_small():
