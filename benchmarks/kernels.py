@@ -31,6 +31,7 @@ from bestpixel_gpu.engines.contract import (
     TapSource,
     TileGrid,
 )
+from bestpixel_gpu.engines.cpu import inflate
 from bestpixel_gpu.geo.pixel_map import ONE, AxisMap, LatticeMap, PixelMap
 
 ENGINE = create("cpu")
@@ -98,6 +99,27 @@ def tiles() -> dict[str, float]:
             what = "load" if codec == "deflate" else "unpack only"
             out[f"{what}, {name}, MB/s decoded"] = rate(
                 16 * how.decoded_bytes, lambda pool=pool, batch=batch: ENGINE.load(pool, range(16), batch)
+            )
+    return out
+
+
+def inflating() -> dict[str, float]:
+    """MB/s of inflated bytes, by each link of the chain: on their own, not unpacked."""
+    field = RNG.standard_normal((512, 512)).cumsum(0).cumsum(1) * 0.5 + 3000
+    picture = (field + 10 * RNG.standard_normal(field.shape)).clip(1, 30000).astype(np.int16)
+    classes = np.kron(RNG.integers(2, 11, (64, 64)), np.ones((8, 8), int)).astype(np.uint8)
+    classes[RNG.random(classes.shape) < 0.01] = 8
+    raws = {"reflectance": np.diff(picture, axis=1, prepend=np.int16(0)), "classes": classes}
+    links = {"deflate": inflate.with_deflate, "numba": inflate.with_numba, "zlib": inflate.with_zlib}
+    out = {}
+    for name, raw in raws.items():
+        stream, size = zlib.compress(raw.tobytes(), 6), raw.nbytes
+        for link, work in links.items():
+            got = work(stream, size)
+            assert got is not None
+            assert bytes(got) == raw.tobytes()
+            out[f"inflate, {name}, {link}, MB/s"] = rate(
+                8 * size, lambda work=work, args=(stream, size): [work(*args) for _ in range(8)]
             )
     return out
 
@@ -220,7 +242,7 @@ def painting() -> dict[str, float]:
 def main() -> None:
     """Measure all, print JSON."""
     machine = {"machine": platform.machine(), "python": platform.python_version(), "numba": numba.__version__}
-    print(json.dumps(machine | memcpy() | tiles() | masks() | painting(), indent=1))
+    print(json.dumps(machine | memcpy() | inflating() | tiles() | masks() | painting(), indent=1))
 
 
 if __name__ == "__main__":

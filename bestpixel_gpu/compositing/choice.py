@@ -151,5 +151,5 @@ def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> NDAr
             again = keys[top - rows[0] : bottom - rows[0]]
             again[...] = NO_KEY
             compete(session, RankState((top, bottom, 0, width), again), choice.competitors, barred)
-    choice.quality[part], choice.winners[part] = decode_keys(keys, choice.winners.dtype)
+    decode_keys(keys, choice.quality[part], choice.winners[part])
     return count_wins(choice.winners[part], len(choice.masks))

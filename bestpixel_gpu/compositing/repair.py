@@ -49,7 +49,8 @@ def _repair_window(
     keys = session.engine.empty(bad.shape, np.uint32, NO_KEY)
     state = RankState(window, keys, None, floor)
     compete(session, state, choice.competitors, choice.barred)
-    new_quality, new_winners = decode_keys(keys, winners.dtype)
+    new_quality, new_winners = np.empty_like(quality), np.empty_like(winners)
+    decode_keys(keys, new_quality, new_winners)
     change = count_wins(new_winners[bad], n) - count_wins(winners[bad], n)
     quality[bad], winners[bad] = new_quality[bad], new_winners[bad]
     again = np.where(bad, new_winners, -1).astype(winners.dtype)

@@ -14,7 +14,7 @@ from bestpixel_gpu.compositing.masks import MaskFailure, SceneMask, count_masks,
 from bestpixel_gpu.compositing.painting import Block, Painter, Round, least_tiles, plan_round
 from bestpixel_gpu.compositing.repair import next_winners
 from bestpixel_gpu.compositing.scenes import find_scenes, no_scenes
-from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.engines.contract import NODATA
 from bestpixel_gpu.errors import IncompleteError
 from bestpixel_gpu.plan.memory import MemoryPlan, output_bytes, refuse
@@ -139,7 +139,9 @@ def round_files(session: Session, choice: Choice, files: BandFiles) -> dict[str,
 async def paint(session: Session, decision: Decision) -> dict[str, Any]:
     """Paint all bands, then repair in rounds until no pixel can be bettered."""
     choice, files = decision.choice, decision.files
-    layers = {b: session.engine.empty(session.grid.shape, np.uint16, NODATA) for b in session.bands}
+    empty, shape = session.engine.empty, session.grid.shape
+    arrays = await together([session.compute(empty, shape, np.uint16, NODATA) for _ in session.bands])
+    layers = dict(zip(session.bands, arrays, strict=True))
     work, plans = decision.work, decision.plans
     work.targets = layers
     scenes = [m.scene for m in choice.masks]

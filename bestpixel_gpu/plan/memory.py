@@ -94,5 +94,9 @@ def refuse(need: int, what: str, limit: int, pixels: int, n_bands: int, resoluti
 
 
 def mib(n: int) -> str:
-    """Bytes in words."""
-    return f"{n / (1 << 30):.2f} GiB" if n >= 1 << 30 else f"{n / MIB:.1f} MiB"
+    """Bytes in words, rounded up: whoever takes a limit from a message has enough."""
+    return (
+        f"{math.ceil(n / MIB / 10.24) / 100:.2f} GiB"
+        if n >= 1 << 30
+        else f"{math.ceil(n / MIB * 10) / 10:.1f} MiB"
+    )

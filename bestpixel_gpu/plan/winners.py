@@ -13,6 +13,8 @@ from bestpixel_gpu.errors import InputError
 RANK_BITS = 0xFFFF
 NOT_SELECTED = 1 << 16
 MAX_SCENES = 1 << 16
+PIECE = 1 << 16
+"""Pixels looked at at once where temporary copies are made."""
 
 
 def low_key(rank: int, selected: bool) -> int:
@@ -35,14 +37,16 @@ def rank_dtype(n_scenes: int) -> np.dtype[Any]:
     return np.dtype(np.int16 if n_scenes <= 32768 else np.int32)
 
 
-def decode_keys(keys: NDArray[np.uint32], dtype: np.dtype[Any]) -> tuple[NDArray[np.uint16], NDArray[Any]]:
-    """(quality uint16, rank of the winner) of keys; 65535 and -1 where there is none."""
-    quality = (keys >> np.uint32(SCORE_SHIFT)).astype(np.uint16)
-    winner = (keys & np.uint32(RANK_BITS)).astype(dtype)
-    none = keys == np.uint32(NO_KEY)
-    quality[none] = NO_SCORE
-    winner[none] = -1
-    return quality, winner
+def decode_keys(keys: NDArray[np.uint32], quality: NDArray[np.uint16], winner: NDArray[Any]) -> None:
+    """Write what keys say: quality and rank of the winner, 65535 and -1 where there is none."""
+    step = max(1, PIECE // max(keys.shape[1], 1))
+    for start in range(0, len(keys), step):
+        part = slice(start, start + step)
+        none = keys[part] == np.uint32(NO_KEY)
+        quality[part] = keys[part] >> np.uint32(SCORE_SHIFT)
+        winner[part] = keys[part] & np.uint32(RANK_BITS)
+        quality[part][none] = NO_SCORE
+        winner[part][none] = -1
 
 
 def encode_keys(
@@ -58,7 +62,10 @@ def encode_keys(
 
 def count_wins(winner: NDArray[Any], n_scenes: int) -> NDArray[np.int64]:
     """Pixels of each rank, and in the last entry those without a winner."""
-    counts = np.bincount(winner.astype(np.int64).ravel() + 1, minlength=n_scenes + 1)
+    counts = np.zeros(n_scenes + 1, np.int64)
+    flat = winner.reshape(-1)
+    for start in range(0, flat.size, PIECE):  # small pieces: their int64 copies stay in cache
+        counts += np.bincount(flat[start : start + PIECE].astype(np.int64) + 1, minlength=n_scenes + 1)
     return np.roll(counts, -1)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import json
-import os
 import random
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,14 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
-import aiohttp
-from yarl import URL
-
 from bestpixel_gpu.errors import AuthError, InputError, MissingError, SourceError, StalledError, without_query
+from bestpixel_gpu.transfer.clients import Clients, clients
+from bestpixel_gpu.transfer.http1 import speaks
 from bestpixel_gpu.transfer.limits import CONCURRENCY, HostLimit
-from bestpixel_gpu.transfer.transport import Counters, RangeAnswer, Renew
+from bestpixel_gpu.transfer.transport import Answer, BrokenOffError, Counters, RangeAnswer, Renew
 
 T = TypeVar("T")
 
@@ -41,11 +40,8 @@ _SMALL_FILE: Final = 1 << 20
 _ERROR_TEXT: Final = 4096
 """An error page up to this size is read: it may tell why, and the connection stays usable."""
 _DOCUMENT: Final = 16 << 20
-_READ_BUFFER: Final = 1 << 20
-"""With aiohttp's own 64 KiB a tile's body stops and restarts the socket several times."""
-_DNS_S: Final = 300
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _WAIT_TEXT = re.compile(r"[Tt]ry again in (\d+) second")
 
 
@@ -72,8 +68,8 @@ class Timeouts:
 class Retry:
     """How often a request is tried, and the pause before the second try, in seconds.
 
-    aiohttp repeats a request once more by itself, at once and uncounted, when the connection breaks
-    before the answer begins (RFC 9112, 9.3.1: most often an idle connection the server had closed).
+    A request that meets a connection which the server had closed meanwhile is sent once more at once,
+    uncounted (RFC 9112, 9.3.1).
     """
 
     attempts: int = 5
@@ -98,41 +94,6 @@ class _AttemptError(Exception):
     ) -> None:
         super().__init__(text)
         self.status, self.tries, self.retry_after, self.error = status, tries, retry_after, error
-
-
-@dataclass(slots=True)
-class _Shared:
-    session: aiohttp.ClientSession
-    users: int = 0
-
-
-_sessions: dict[asyncio.AbstractEventLoop, _Shared] = {}
-"""One session per event loop, so that everything that runs there shares its connections."""
-_inherited: list[object] = []
-
-
-def _forget_sessions() -> None:
-    """In a forked child: never use the parent's sockets, and do not close them either."""
-    for shared in _sessions.values():
-        _inherited.append(shared.session.connector)
-        shared.session.detach()
-    _sessions.clear()
-
-
-def _close_sessions() -> None:
-    """At exit: close what callers left open, while its loop still runs."""
-    for loop, shared in list(_sessions.items()):
-        if loop.is_running():
-            closing = asyncio.run_coroutine_threadsafe(shared.session.close(), loop)
-            try:
-                closing.result(timeout=1.0)
-            except TimeoutError:
-                continue
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_sessions)
-atexit.register(_close_sessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +127,8 @@ class HttpTransport:
         self._timeouts = timeouts or Timeouts()
         self._retry = retry or Retry()
         self._counters = counters if counters is not None else Counters()
-        self._hosts: dict[tuple[str | None, int | None], _Host] = {}
-        self._shared: _Shared | None = None
+        self._hosts: dict[tuple[str, str], _Host] = {}
+        self._clients: Clients | None = None
 
     async def read_range(
         self,
@@ -186,7 +147,7 @@ class HttpTransport:
         url : str
             Already encoded; sent as it is, since signatures do not survive another encoding.
         out : memoryview, optional
-            Receives the bytes; `data` of the answer is then a part of it.
+            Receives the bytes (and those of failed tries); `data` of the answer is then a part of it.
         kind : str
             What to count it as.
         renew : callable, optional
@@ -200,20 +161,20 @@ class HttpTransport:
         last = offset + length - 1
 
         async def attempt(url: str, seconds: float) -> RangeAnswer:
-            async with self._answer(url, seconds, {"Range": f"bytes={offset}-{last}"}, kind) as response:
-                if response.status == 206:
-                    end, total = _checked_range(response, offset, last)
-                    data = await self._body(response, end - offset, kind)
-                elif response.status == 200:
-                    total = _small_total(response, offset, length)
-                    data = (await self._body(response, total, kind))[offset : offset + length]
+            async with self._answer(url, seconds, {"Range": f"bytes={offset}-{last}"}, kind) as answer:
+                if answer.status == 206:
+                    end, total = _checked_range(answer, offset, last)
+                    data = await self._body(answer, end - offset, kind, out)
+                elif answer.status == 200:
+                    total = _small_total(answer, offset, length)
+                    whole = await self._body(answer, total, kind)
+                    data = bytes(whole[offset : offset + length])  # the whole need not stay in memory
+                    if out is not None:
+                        out[: len(data)] = data
+                        data = out[: len(data)]
                 else:
-                    raise await self._fault(response, kind)
-                etag = response.headers.get("ETag", "")
-            if out is None:
-                return RangeAnswer(data, total, etag)
-            out[: len(data)] = data
-            return RangeAnswer(out[: len(data)], total, etag)
+                    raise await self._fault(answer, kind)
+                return RangeAnswer(data, total, answer.headers.get("etag", ""))
 
         return await self._insist(url, f"bytes {offset}-{last}", attempt, renew)
 
@@ -221,27 +182,23 @@ class HttpTransport:
         """Read the JSON document at `url`; repeated and failing like :meth:`read_range`."""
 
         async def attempt(url: str, seconds: float) -> Any:
-            async with self._answer(url, seconds, dict(headers or {}), "json") as response:
-                if response.status != 200:
-                    raise await self._fault(response, "json")
-                _check_plain(response)
-                body = await self._body(response, response.content_length, "json")
+            async with self._answer(url, seconds, dict(headers or {}), "json") as answer:
+                if answer.status != 200:
+                    raise await self._fault(answer, "json")
+                _check_plain(answer)
+                body = await self._body(answer, answer.content_length, "json")
             try:
-                return json.loads(body)
+                return json.loads(bytes(body))
             except ValueError:
                 raise _AttemptError("the answer is not JSON", status=200, tries=_TWICE) from None
 
         return await self._insist(url, "document", attempt, None)
 
     async def close(self) -> None:
-        """Give the session back; the last to use it on this loop closes it."""
-        shared, self._shared = self._shared, None
-        if shared is None:
-            return
-        shared.users -= 1
-        if shared.users == 0:
-            _sessions.pop(asyncio.get_running_loop(), None)
-            await shared.session.close()
+        """Give the connections back; the last to use them on this loop closes them."""
+        shared, self._clients = self._clients, None
+        if shared is not None:
+            await shared.give_back()
 
     async def _insist(
         self, url: str, part: str, attempt: Callable[[str, float], Awaitable[T]], renew: Renew | None
@@ -279,55 +236,58 @@ class HttpTransport:
 
     @asynccontextmanager
     async def _answer(
-        self, url: str, seconds: float, headers: dict[str, str], kind: str
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        self, url: str, seconds: float, headers: Mapping[str, str], kind: str
+    ) -> AsyncIterator[Answer]:
         """One request; what goes wrong with it leaves as a `_AttemptError`."""
-        limits = aiohttp.ClientTimeout(
-            total=seconds, connect=self._timeouts.connect, sock_read=self._timeouts.read
-        )
-        request = self._session().get(
-            URL(url, encoded=True),
-            headers=headers,
-            allow_redirects=False,
-            proxy=self._host(url).proxy,
-            timeout=limits,
-        )
         self._counters.began(kind)
         try:
-            async with request as response:
-                yield response
+            answer = await self._get(url, seconds, headers, kind)
+            try:
+                yield answer
+            finally:
+                answer.release()
         # Their texts may hold the address with its token, so they are neither quoted nor chained.
         except TimeoutError:
             raise _AttemptError("no answer in time", tries=_ALWAYS, error=StalledError) from None
-        except aiohttp.ClientConnectorCertificateError:
+        except ssl.CertificateError:
             raise _AttemptError("the server's certificate is not trusted") from None
-        except (aiohttp.ClientError, OSError) as exc:
-            raise _AttemptError(
-                f"connection failed or broke off ({type(exc).__name__})", tries=_ALWAYS
-            ) from None
+        except OSError as exc:
+            why = str(exc) if isinstance(exc, BrokenOffError) else type(exc).__name__
+            raise _AttemptError(f"connection failed or broke off ({why})", tries=_ALWAYS) from None
         finally:
             self._counters.ended()
 
-    async def _body(self, response: aiohttp.ClientResponse, size: int | None, kind: str) -> bytes:
+    async def _get(self, url: str, seconds: float, headers: Mapping[str, str], kind: str) -> Answer:
+        if self._clients is None:
+            self._clients = clients()
+        connect, read, proxy = self._timeouts.connect, self._timeouts.read, self._host(url).proxy
+        if kind != "json" and proxy is None and speaks(url):
+            wire = self._clients.wire
+            return await wire.get(url, headers, connect=connect, read=read, total=seconds)
+        general = await self._clients.general()
+        return await general.get(url, headers, connect=connect, read=read, total=seconds, proxy=proxy)
+
+    async def _body(
+        self, answer: Answer, size: int | None, kind: str, out: memoryview | None = None
+    ) -> bytes | memoryview:
         """Read the body, which must be `size` bytes long where that is known."""
         most = _DOCUMENT if size is None else size
-        pieces, got = [], 0
-        while piece := await response.content.readany():
-            got += len(piece)
-            self._counters.received(kind, len(piece))
-            if got > most:
-                raise _AttemptError(f"more than {most} bytes came", status=response.status, tries=_TWICE)
-            pieces.append(piece)
-        if size is not None and got < size:
-            raise _AttemptError(f"{got} of {size} bytes came", status=response.status, tries=_ALWAYS)
-        return b"".join(pieces)
+        try:
+            data = await answer.body(most, out)
+        finally:
+            self._counters.received(kind, answer.received)
+        if data is None:
+            raise _AttemptError(f"more than {most} bytes came", status=answer.status, tries=_TWICE)
+        if size is not None and len(data) < size:
+            raise _AttemptError(f"{len(data)} of {size} bytes came", status=answer.status, tries=_ALWAYS)
+        return data
 
-    async def _fault(self, response: aiohttp.ClientResponse, kind: str) -> _AttemptError:
+    async def _fault(self, answer: Answer, kind: str) -> _AttemptError:
         """Tell what a status other than success means."""
-        status, size = response.status, response.content_length
+        status, size = answer.status, answer.content_length
         text = ""
         if size is not None and size <= _ERROR_TEXT:
-            text = (await self._body(response, size, kind)).decode("utf-8", "replace")
+            text = bytes(await self._body(answer, size, kind)).decode("utf-8", "replace")
         if status in _REFUSED:
             return _AttemptError(f"HTTP {status}, {_refusal(text)}", status=status, error=AuthError)
         if status in _GONE:
@@ -335,63 +295,44 @@ class HttpTransport:
         if status == 416:
             return _AttemptError("HTTP 416, the range starts past the file's end", status=status)
         if 300 <= status < 400:
-            return _AttemptError(f"HTTP {status}, {_redirection(response)}", status=status)
+            return _AttemptError(f"HTTP {status}, {_redirection(answer)}", status=status)
         tries = _ALWAYS if status in _RETRIED else 1
         return _AttemptError(
-            f"HTTP {status}", status=status, tries=tries, retry_after=_retry_after(response, text)
+            f"HTTP {status}", status=status, tries=tries, retry_after=_retry_after(answer, text)
         )
 
     def _host(self, url: str) -> _Host:
         try:
-            address = URL(url, encoded=True)
-            key = (address.raw_host, address.port)
+            parts = urlsplit(url)
+            known = self._hosts.get(parts[:2])
+            if known is None:
+                host, _ = parts.hostname or "", parts.port  # the port must be a number
+                known = _Host(HostLimit(self._concurrency), _proxy(parts.scheme, host))
+                self._hosts[parts[:2]] = known
         except ValueError:
-            raise InputError(f"{without_query(url)}: not a web address") from None
-        host = self._hosts.get(key)
-        if host is None:
-            host = self._hosts[key] = _Host(HostLimit(self._concurrency), _proxy(address))
-        return host
-
-    def _session(self) -> aiohttp.ClientSession:
-        if self._shared is None:
-            loop = asyncio.get_running_loop()
-            if loop not in _sessions:
-                _sessions[loop] = _Shared(_new_session())
-            self._shared = _sessions[loop]
-            self._shared.users += 1
-        return self._shared.session
+            raise InputError(f"{url.partition('?')[0].rpartition('@')[2]}: not a web address") from None
+        return known
 
 
-def _new_session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        # The limits per host are HostLimit's; the connector's own would only hide its queue.
-        connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, ttl_dns_cache=_DNS_S),
-        headers={"Accept-Encoding": "identity", "User-Agent": "bestpixel-gpu"},
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        read_bufsize=_READ_BUFFER,
-    )
-
-
-def _proxy(address: URL) -> str | None:
-    """Proxy for `address` as the environment names it (``https_proxy``, ``no_proxy``)."""
+def _proxy(scheme: str, host: str) -> str | None:
+    """Proxy for `host` as the environment names it (``https_proxy``, ``no_proxy``)."""
     proxies = getproxies_environment()
-    if not proxies or proxy_bypass(address.host or ""):
+    if not proxies or proxy_bypass(host):
         return None
-    return proxies.get(address.scheme)
+    return proxies.get(scheme)
 
 
-def _check_plain(response: aiohttp.ClientResponse) -> None:
-    if response.headers.get("Content-Encoding", "identity") != "identity":
+def _check_plain(answer: Answer) -> None:
+    if answer.headers.get("content-encoding", "identity") != "identity":
         raise _AttemptError(
-            "the server compresses what was asked for plain", status=response.status, tries=_TWICE
+            "the server compresses what was asked for plain", status=answer.status, tries=_TWICE
         )
 
 
-def _checked_range(response: aiohttp.ClientResponse, offset: int, last: int) -> tuple[int, int | None]:
+def _checked_range(answer: Answer, offset: int, last: int) -> tuple[int, int | None]:
     """``(end, total)``: where the answered range ends (exclusive) and the file's size if told."""
-    _check_plain(response)
-    header = response.headers.get("Content-Range", "")
+    _check_plain(answer)
+    header = answer.headers.get("content-range", "")
     match = _CONTENT_RANGE.fullmatch(header.strip())
     if match:
         first, end = int(match[1]), int(match[2]) + 1
@@ -402,12 +343,11 @@ def _checked_range(response: aiohttp.ClientResponse, offset: int, last: int) -> 
     raise _AttemptError(f"the server answered another range ({header!r:.60})", status=206, tries=_TWICE)
 
 
-def _small_total(response: aiohttp.ClientResponse, offset: int, length: int) -> int:
+def _small_total(answer: Answer, offset: int, length: int) -> int:
     """Size of a whole file that came instead of a range, if it is small enough to take."""
-    _check_plain(response)
-    total = response.content_length
+    _check_plain(answer)
+    total = answer.content_length
     if total is None or total > max(_SMALL_FILE, 4 * length):
-        response.close()
         raise _AttemptError("the server sends whole files, not byte ranges", status=200, tries=_TWICE)
     if offset >= total:
         raise _AttemptError(f"the range starts past the file's end ({total} bytes)", status=200)
@@ -425,23 +365,23 @@ def _refusal(text: str) -> str:
     return "access refused: the credentials do not reach it, or it is not there"
 
 
-def _redirection(response: aiohttp.ClientResponse) -> str:
-    region = response.headers.get("x-amz-bucket-region")
+def _redirection(answer: Answer) -> str:
+    region = answer.headers.get("x-amz-bucket-region")
     if region:
         return f"the bucket lies in region {region}: use that region's address"
-    target = without_query(response.headers.get("Location", ""))
+    target = without_query(answer.headers.get("location", ""))
     return f"redirected to {target or 'nowhere'} (a login page?): give the file's own address"
 
 
-def _retry_after(response: aiohttp.ClientResponse, text: str) -> float | None:
+def _retry_after(answer: Answer, text: str) -> float | None:
     """Seconds the server asks to wait: a number, a date, or a number in its error page."""
-    header = response.headers.get("Retry-After", "").strip()
-    if header.isdigit():
+    header = answer.headers.get("retry-after", "").strip()
+    if header.isdecimal():
         return float(header)
     if header:
         try:
             return (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):  # not a date, or one without a zone
+        except (TypeError, ValueError, OverflowError):  # not a date, or one without a zone
             return None
     match = _WAIT_TEXT.search(text)
     return float(match[1]) if match else None

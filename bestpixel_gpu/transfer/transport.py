@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 Renew = Callable[[], Awaitable[str]]
 """Gives the address signed with a fresh token."""
+
+ASKED: Final = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "bestpixel-gpu"}
+"""Headers of every request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,38 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Give back sockets and threads."""
+        ...
+
+
+class BrokenOffError(ConnectionError):
+    """A connection ended early, or what came over it is not HTTP; the text tells, without an address."""
+
+
+class Answer(Protocol):
+    """The answer to one request, whose body has not been taken yet.
+
+    Attributes
+    ----------
+    status : int
+    headers : mapping
+        By names in lower case.
+    content_length : int or None
+        Bytes of the body, where the server tells.
+    received : int
+        Bytes of the body that came so far.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content_length: int | None
+    received: int
+
+    async def body(self, most: int, into: memoryview | None = None) -> bytes | memoryview | None:
+        """Return the body, in `into` where it is given; ``None`` if it is longer than `most` bytes."""
+        ...
+
+    def release(self) -> None:
+        """Give the connection back, or hang up if the body was not taken whole."""
         ...
 
 

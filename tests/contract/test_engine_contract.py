@@ -50,7 +50,7 @@ def layouts():
 
 
 @pytest.mark.parametrize("layout", list(layouts()), ids=lambda d: f"{d['kind']}{d['bits']}p{d['predictor']}")
-def test_tiles_of_every_layout(engine, layout):
+def test_tiles_of_every_layout(decoding_engine, layout):
     rng = np.random.default_rng(layout["bits"])
     made, expected = [], []
     for codec in ("deflate", "none"):
@@ -64,16 +64,16 @@ def test_tiles_of_every_layout(engine, layout):
                     pixels = cases.random_pixels(rng, how)
                     made.append(cases.compressed(pixels, how, len(made)))
                     expected.append(pixels[:, :, how.sample])
-    pool = engine.pool(37 * 5 * 8, len(made))
+    pool = decoding_engine.pool(37 * 5 * 8, len(made))
     slots = [int(s) for s in rng.permutation(len(made))]
-    assert not engine.load(pool, slots, made).wait().any()
+    assert not decoding_engine.load(pool, slots, made).wait().any()
     for slot, tile, pixels in zip(slots, made, expected, strict=True):
-        got = slot_of(engine, pool, slot, tile.layout)
+        got = slot_of(decoding_engine, pool, slot, tile.layout)
         assert got.dtype == pixels.dtype
         assert got.tobytes() == np.ascontiguousarray(pixels).tobytes(), tile.layout
 
 
-def test_whole_and_broken_streams_in_one_batch(engine):
+def test_whole_and_broken_streams_in_one_batch(decoding_engine):
     layout = TileLayout(codec="deflate", width=64, height=64, bits=16, predictor=2)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 500, (64, 64, 1)).astype(np.uint16)
@@ -97,12 +97,12 @@ def test_whole_and_broken_streams_in_one_batch(engine):
     }
     stored = [good, *broken.values(), good + b"more", bytearray(good), memoryview(good)]
     tiles = [CompressedTile(i, data, layout) for i, data in enumerate(stored)]
-    pool = engine.pool(layout.decoded_bytes, len(tiles))
-    status = engine.load(pool, range(len(tiles)), tiles).wait()
+    pool = decoding_engine.pool(layout.decoded_bytes, len(tiles))
+    status = decoding_engine.load(pool, range(len(tiles)), tiles).wait()
     fine = [0, *range(len(broken) + 1, len(tiles))]
     assert [i for i, s in enumerate(status) if s != TILE_CORRUPT] == fine
     for slot in fine:
-        np.testing.assert_array_equal(slot_of(engine, pool, slot, layout), pixels[:, :, 0])
+        np.testing.assert_array_equal(slot_of(decoding_engine, pool, slot, layout), pixels[:, :, 0])
 
 
 def test_raw_tiles_have_exactly_their_bytes(engine):
@@ -123,7 +123,7 @@ def test_nothing_to_load(engine):
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_classify(engine, seed):
+def test_classify(decoding_engine, seed):
     rng = np.random.default_rng(seed)
     grid = cases.some_grid(rng)
     bits, kind, nodata = [(8, "u", 0), (16, "u", 300), (16, "i", -1), (8, "i", -3), (4, "u", 3)][seed % 5]
@@ -133,10 +133,10 @@ def test_classify(engine, seed):
     window = cases.some_window(rng, grid.height, grid.width)
     grow = int(rng.choice([0, 0, 1, 5, 100]))
     want, want_status = REFERENCE.classify(tiles, grid, window, table, nodata=nodata, grow=grow)
-    got, status = engine.classify(tiles, grid, window, table, nodata=nodata, grow=grow)
+    got, status = decoding_engine.classify(tiles, grid, window, table, nodata=nodata, grow=grow)
     assert (got.window, got.width, got.height) == (window, grid.width, grid.height)
     np.testing.assert_array_equal(status, want_status)
-    np.testing.assert_array_equal(engine.to_host(got.data), want.data)
+    np.testing.assert_array_equal(decoding_engine.to_host(got.data), want.data)
 
 
 def mask_case(rng, engine, kind, rows, cols):
@@ -269,17 +269,17 @@ def test_statistics_refuses_a_window_off_the_chunk_edges(engine):
         engine.statistics(mask, positions, (0, 10, 0, 15), chunks, table)
 
 
-def test_loading_from_four_threads(engine):
+def test_loading_from_four_threads(decoding_engine):
     layout = TileLayout(codec="deflate", width=128, height=128, bits=15)
     rng = np.random.default_rng(3)
     pixels = [cases.random_pixels(rng, layout) for _ in range(24)]
     tiles = [cases.compressed(p, layout, i) for i, p in enumerate(pixels)]
-    pool = engine.pool(layout.decoded_bytes, 24)
+    pool = decoding_engine.pool(layout.decoded_bytes, 24)
     with ThreadPoolExecutor(4) as threads:
         jobs = [
-            threads.submit(lambda i=i: engine.load(pool, [i, i + 1], tiles[i : i + 2]).wait())
+            threads.submit(lambda i=i: decoding_engine.load(pool, [i, i + 1], tiles[i : i + 2]).wait())
             for i in range(0, 24, 2)
         ]
         assert not any(job.result().any() for job in jobs)
     for i, expected in enumerate(pixels):
-        np.testing.assert_array_equal(slot_of(engine, pool, i, layout), expected[:, :, 0])
+        np.testing.assert_array_equal(slot_of(decoding_engine, pool, i, layout), expected[:, :, 0])

@@ -186,10 +186,10 @@ def test_many_blocks_under_a_tight_memory_limit(tmp_path: Path, crs: str) -> Non
     got, limit = None, 8
     for _ in range(3):  # one refusal before the files' headers are known, one after
         try:
-            got = build(items, grid, ["red", "nir"], top_k=1, fill=0.02, memory_limit=limit << 20)
+            got = build(items, grid, ["red", "nir"], top_k=1, fill=0.02, memory_limit=round(limit * 2**20))
             break
         except MemoryLimitError as refused:
-            limit = int(re.findall(r"at least (\d+) MiB", str(refused))[0])
+            limit = float(re.findall(r"at least ([\d.]+) MiB", str(refused))[0])
     assert limit > 8, "8 MiB cannot hold the result alone"
     assert got is not None, "the size named last does not fit either"
     assert_matches(got, want, off_by=int(crs != place.crs), most_off=0.2)

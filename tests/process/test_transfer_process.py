@@ -155,6 +155,13 @@ def start(source, *args):
     )
 
 
+AIOHTTP = """
+import bestpixel_gpu.transfer.http
+bestpixel_gpu.transfer.http.speaks = lambda url: False
+"""
+CLIENTS = {"wire": "", "aiohttp": AIOHTTP}
+
+
 FORKED = """
 import multiprocessing, sys
 from bestpixel_gpu.transfer.cache import HeaderCache
@@ -177,8 +184,11 @@ print("well")
 
 
 @needs_fork
-def test_a_reader_goes_on_in_forked_children_and_in_their_parent(url):
-    process = start(FORKED, f"{url}/good")  # leaves its reader open: nothing may complain at exit
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_reader_goes_on_in_forked_children_and_in_their_parent(url, client):
+    process = start(
+        CLIENTS[client] + FORKED, f"{url}/good"
+    )  # leaves its reader open: nothing may complain at exit
     out, err = process.communicate(timeout=40)
     lines = [x for x in err.splitlines() if "multi-threaded" not in x and "os.fork()" not in x]
     assert (process.returncode, out.strip(), lines) == (0, "well", [])
@@ -193,12 +203,16 @@ from bestpixel_gpu.transfer.loop import run_sync
 from bestpixel_gpu.transfer.reader import Reader
 reader = Reader(header_cache=HeaderCache())
 print(len(run_sync(reader.read(sys.argv[1], 0, 4))))
+if sys.argv[3] == "wire":
+    assert "aiohttp" not in sys.modules  # it takes longer to import than a small composite to read
 """
 
 
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("system", ["this one", "no fork"])
-def test_a_reader_left_open_makes_no_noise_at_exit(url, system):
-    process = start(LEFT_OPEN, f"{url}/good", system)
+def test_a_reader_left_open_makes_no_noise_at_exit(url, system, client):
+    source = LEFT_OPEN.replace("reader =", f"{CLIENTS[client]}reader =", 1)
+    process = start(source, f"{url}/good", system, client)
     out, err = process.communicate(timeout=40)
     assert (process.returncode, out.strip(), err) == (0, "4", "")
 
@@ -223,9 +237,10 @@ print("well", reader.counters.retries)
 
 
 @needs_fork
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("child", ["reads", "only ends"])
-def test_a_forked_child_may_end_like_a_script_without_harm_to_its_parent(url, child):
-    process = start(FORKED_PLAINLY, f"{url}/good", child)
+def test_a_forked_child_may_end_like_a_script_without_harm_to_its_parent(url, child, client):
+    process = start(CLIENTS[client] + FORKED_PLAINLY, f"{url}/good", child)
     out, err = process.communicate(timeout=40)
     lines = [x for x in err.splitlines() if "multi-threaded" not in x and "os.fork()" not in x]
     assert (process.returncode, out.strip(), lines) == (0, "well 0", [])
@@ -298,9 +313,10 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent another way there")
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("closes", ["closes", "leaves open"])
-def test_ctrl_c_stops_everything_within_a_second(url, closes):
-    process = start(INTERRUPTED, f"{url}/silent", closes)
+def test_ctrl_c_stops_everything_within_a_second(url, closes, client):
+    process = start(CLIENTS[client] + INTERRUPTED, f"{url}/silent", closes)
     assert process.stdout.readline().strip() == "waiting"
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)

@@ -114,11 +114,15 @@ def test_a_memory_limit_that_forces_column_strips(
 def test_a_memory_limit_that_cannot_be_kept_is_refused(server: Any, want: Any) -> None:
     output = want.report.memory["output"]
     assert output > 2 << 20
-    said = r"need \d+ MiB with masks and tiles but memory_limit is \d+ MiB: raise memory_limit to at least"
+    said = (
+        r"need [\d.]+ MiB with masks and tiles but memory_limit is [\d.]+ MiB: raise memory_limit to at least"
+    )
     with pytest.raises(MemoryLimitError, match=said):
         run(server, **SEAM, memory_limit=output + 1)
     server.reset()
-    with pytest.raises(MemoryLimitError, match=r"need \d+ MiB for the result alone but .* resolution >= \d"):
+    with pytest.raises(
+        MemoryLimitError, match=r"need [\d.]+ MiB for the result alone but .* resolution >= \d"
+    ):
         run(server, **SEAM, memory_limit=output - 1)
     assert server.stats()["requests"] == {}, "before any request"
 

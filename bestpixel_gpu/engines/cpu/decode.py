@@ -10,15 +10,31 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.contract import TILE_CORRUPT, TILE_OK, CompressedTile
-from bestpixel_gpu.engines.cpu.inflate import Bytes, Libdeflate, ThreadState, libdeflate, python_inflate
+from bestpixel_gpu.engines.cpu.inflate import (
+    Bytes,
+    InflateFunction,
+    Libdeflate,
+    ThreadState,
+    libdeflate,
+    python_inflate,
+)
 from bestpixel_gpu.engines.cpu.unpack import SPARE, decode_tiles, packing_of
 
 
 class Decoder:
-    """Decodes tiles; scratch memory and inflate state are kept for each thread."""
+    """Decodes tiles; scratch memory and inflate state are kept for each thread.
 
-    def __init__(self, native: Libdeflate | None = None) -> None:
+    Parameters
+    ----------
+    native : Libdeflate, optional
+        C functions that the kernel calls.
+    python : InflateFunction, optional
+        What inflates where there are none; by default the best of this machine.
+    """
+
+    def __init__(self, native: Libdeflate | None = None, python: InflateFunction | None = None) -> None:
         self._native = native
+        self._python = python
         self._inflate = ThreadState()
         self._scratch = _Scratch()
 
@@ -57,15 +73,17 @@ class Decoder:
         how = packing_of(layout)
         expected = layout.inflated_bytes
         native = self._native if layout.codec == "deflate" else None
+        inflate = self._python or python_inflate()
         status = np.full(len(stored), TILE_CORRUPT, np.int8)
         views: list[NDArray[np.uint8]] = []
         kept: list[int] = []
         for i, data in enumerate(stored):
-            ready = (
-                data if native or layout.codec == "none" or data is None else python_inflate()(data, expected)
-            )
-            if ready is not None and (native or len(memoryview(ready).cast("B")) == expected):
-                views.append(np.frombuffer(ready, np.uint8))
+            ready = data if native or layout.codec == "none" or data is None else inflate(data, expected)
+            if ready is None:
+                continue
+            view = np.frombuffer(ready, np.uint8)
+            if native or view.size == expected:
+                views.append(view)
                 kept.append(i)
         if not kept:
             return status

@@ -57,13 +57,15 @@ class CpuEngine:
     ----------
     threads : int, optional
         Workers of `executor`; the processors this process may use.
+    decoder : Decoder, optional
+        Decodes tiles; the fastest of this machine.
     """
 
     name = "cpu"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, decoder: Decoder | None = None) -> None:
         self.threads = threads or _usable_processors()
-        self._decoder = Decoder.best()
+        self._decoder = decoder or Decoder.best()
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 

@@ -1,14 +1,16 @@
 """Where zlib streams are inflated: libdeflate by address, else a Python function.
 
 libdeflate comes with the `deflate` package, whose extension file exports its C functions on most
-systems. Where it does not, the package's own Python function is called, and :mod:`zlib` where the
-package is missing. All three check the Adler-32 sum, release the GIL, refuse a stream that does not
-yield exactly the expected bytes, and ignore bytes after the stream's end.
+systems. Where it does not, the package's own Python function is called; where the package is
+missing, a function compiled by Numba; on a machine that this one is not written for, :mod:`zlib`.
+All four check the Adler-32 sum, release the GIL, refuse a stream that does not yield exactly the
+expected bytes, and ignore bytes after the stream's end.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import zlib
 from collections.abc import Callable
@@ -16,8 +18,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 Bytes = bytes | bytearray | memoryview
-InflateFunction = Callable[[Bytes, int], "bytes | bytearray | None"]
+InflateFunction = Callable[[Bytes, int], "bytes | bytearray | NDArray[np.uint8] | None"]
 """Stream and expected length -> bytes, ``None`` where they are not exactly that."""
 
 
@@ -75,6 +80,13 @@ def with_deflate(data: Bytes, size: int) -> bytearray | None:
     return out if len(out) == size else None
 
 
+def with_numba(data: Bytes, size: int) -> NDArray[np.uint8] | None:
+    """Inflate by compiled Python; the first call compiles it or takes it from the cache."""
+    from bestpixel_gpu.engines.cpu.numba_inflate import inflate_bytes
+
+    return inflate_bytes(data, size)
+
+
 def with_zlib(data: Bytes, size: int) -> bytes | None:
     """Inflate by :mod:`zlib`; memory stays bounded by `size` whatever the stream holds."""
     stream = zlib.decompressobj()
@@ -89,10 +101,10 @@ def with_zlib(data: Bytes, size: int) -> bytes | None:
 def python_inflate() -> InflateFunction:
     """The best inflate that is called from Python."""
     try:
-        import deflate
+        from deflate import zlib_decompress  # noqa: F401
     except ImportError:
-        return with_zlib
-    return with_deflate if hasattr(deflate, "zlib_decompress") else with_zlib
+        return with_numba if sys.byteorder == "little" and sys.maxsize > 2**32 else with_zlib
+    return with_deflate
 
 
 class ThreadState(threading.local):

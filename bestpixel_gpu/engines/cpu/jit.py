@@ -18,7 +18,7 @@ from bestpixel_gpu.engines import fixed_point
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_INLINED = ("../fixed_point.py", "jit.py", "native.py", "lattice.py", "sample.py")
+_INLINED = ("../fixed_point.py", "jit.py", "native.py", "prefix_code.py", "lattice.py", "sample.py")
 """Modules whose functions are compiled into the kernels of others."""
 
 

@@ -83,6 +83,32 @@ def load_big_endian(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def load_word(typing: Any, address: Any) -> Any:
+    """The 8 bytes at any address as a uint64 in the machine's order."""
+    signature = types.uint64(types.int64)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = builder.load(builder.inttoptr(args[0], _I64.as_pointer()))
+        word.align = 1
+        return word
+
+    return signature, generate
+
+
+@intrinsic
+def store_word(typing: Any, address: Any, word: Any) -> Any:
+    """Write a uint64 to any address in the machine's order."""
+    signature = types.void(types.int64, types.uint64)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        stored = builder.store(args[1], builder.inttoptr(args[0], _I64.as_pointer()))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def start_of(typing: Any, array: Any) -> Any:
     """Pointer to the first element of an array argument, which its caller keeps alive."""
 

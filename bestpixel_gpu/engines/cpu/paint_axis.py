@@ -17,7 +17,16 @@ from bestpixel_gpu.engines.cpu.jit import (
     second_weight,
 )
 from bestpixel_gpu.engines.cpu.native import moved, start_of
-from bestpixel_gpu.engines.cpu.sample import Level, Rule, all_valid, finish, is_valid, sample, scale
+from bestpixel_gpu.engines.cpu.sample import (
+    Level,
+    Rule,
+    all_valid,
+    any_valid,
+    finish,
+    is_valid,
+    sample,
+    scale,
+)
 from bestpixel_gpu.engines.fixed_point import FULL_WEIGHT, WEIGHT_BITS
 
 _NODATA = np.uint16(NODATA)
@@ -268,7 +277,8 @@ def _paint_chunk(
     upper = moved(upper, first)
     lower = moved(source.pool, lower_slot * level.slot_step + rows.lower_offset + first)
     if not (all_valid(upper, size, rule) and all_valid(lower, size, rule)):
-        return -1
+        seen = any_valid(upper, size, rule) or any_valid(lower, size, rule)
+        return -1 if seen else _paint_nothing(out, col, end)  # nothing: wholly outside the swath
     _blend_rows(upper, lower, rows.weight, blend, size)
     _blend_columns(blend, moved(columns.first, col), moved(columns.weight, col), rule, target, end - col)
     return 0

@@ -27,6 +27,7 @@ from bestpixel_gpu.geo.pixel_map import PixelMap
 CELLS = 32
 """Cells along a chunk's side in cell statistics."""
 _NO_KEY = np.uint32(NO_KEY)
+_NODATA = np.uint8(NODATA_CODE)
 _NO_COUNTS, _NO_FLOOR = np.empty(0, np.uint16), np.empty(0, np.uint32)
 
 
@@ -129,9 +130,14 @@ def statistics(
     clear = np.zeros((shape[0] * parts, shape[2] * parts), np.int64)
     valid = np.zeros_like(clear)
     marks = table.clear.astype(np.int64) | (np.arange(256) != NODATA_CODE).astype(np.int64) << _VALID_SHIFT
+    n_clear = int(table.clear.sum())
+    prefix = n_clear if table.clear[:n_clear].all() else -1  # as for every table made of scores alone
     for first, codes in strips(mask, positions, window, footprint, np.empty(0, np.int64)):
         line_of = np.searchsorted(row_edges, np.arange(first, first + len(codes)) - window[0], "right") - 1
-        tally(codes, marks, line_of, col_edges, clear, valid)
+        if prefix >= 0:
+            tally_prefix(codes, prefix, line_of, col_edges, clear, valid)
+        else:
+            tally(codes, marks, line_of, col_edges, clear, valid)
     per_chunk = [a.reshape(shape).sum(axis=(1, 3)) for a in (clear, valid)]
     if not cells:
         return MaskStatistics(*per_chunk)
@@ -179,3 +185,19 @@ def tally(codes: Any, marks: Any, line_of: Any, col_edges: Any, clear: Any, vali
                 total += marks[line[c]]
             clear[line_of[r], cell] += total & 0xFFFFFFFF
             valid[line_of[r], cell] += total >> _VALID_SHIFT
+
+
+@kernel
+def tally_prefix(codes: Any, n_clear: int, line_of: Any, col_edges: Any, clear: Any, valid: Any) -> None:
+    """:func:`tally` where the clear codes are those below `n_clear`: comparisons instead of look-ups."""
+    bound = np.uint8(n_clear)
+    for r in range(codes.shape[0]):
+        line = codes[r]
+        for cell in range(col_edges.size - 1):
+            clear_here = np.uint32(0)
+            valid_here = np.uint32(0)
+            for code in line[col_edges[cell] : col_edges[cell + 1]]:
+                clear_here += np.uint32(code < bound)
+                valid_here += np.uint32(code != _NODATA)
+            clear[line_of[r], cell] += np.int64(clear_here)
+            valid[line_of[r], cell] += np.int64(valid_here)

@@ -106,6 +106,15 @@ def all_valid(values: Any, size: int, rule: Rule) -> bool:
 
 
 @inlined
+def any_valid(values: Any, size: int, rule: Rule) -> bool:
+    """At least one of `size` values may be painted."""
+    for i in range(size):  # noqa: SIM110  (compiled: no generators)
+        if is_valid(int64(values[i]), rule):
+            return True
+    return False
+
+
+@inlined
 def finish(value: int, rule: Rule) -> int:
     """The painted value of an interpolated sample."""
     return scale(value, rule) if rule.div == 1 else clamp(rational(value, rule.mul, rule.add, rule.div))

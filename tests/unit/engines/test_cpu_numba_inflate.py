@@ -209,67 +209,94 @@ def block(lit, dist, payload=(), of_lengths=ALL):
     bits = dynamic(Bits(), plain([*lit, *dist]), len(lit), len(dist), of_lengths)
     for value, count in payload:
         bits.code(value, count)
-    return bits.add(0, 40).bytes()
+    return bits.bytes()
 
 
 AB = literals(s97=2, s98=2, s256=1)  # end 0, a 10, b 11
 RUN = literals(s97=2, s256=2, s257=1)  # three bytes 0, a 10, end 11
+END, AAAA = [(0, 1)], [(2, 2), (0, 1), (0, 1), (3, 2)]  # in AB; in RUN
 CODES = {
-    "two literals": (block(AB, [0], [(2, 2), (3, 2), (0, 1)]), True),
-    "one distance of one bit": (block(RUN, [1], [(2, 2), (0, 1), (0, 1), (3, 2)]), True),
-    "the place beside it": (block(RUN, [1], [(2, 2), (0, 1), (1, 1), (3, 2)]), False),
-    "no distance at all": (block(RUN, [0], [(2, 2), (3, 2)]), True),
-    "no distance, but used": (block(RUN, [0], [(2, 2), (0, 1), (0, 1), (3, 2)]), False),
-    "one distance of two bits": (block(RUN, [2], [(2, 2), (3, 2)]), False),
-    "three distances of one bit": (block(RUN, [1, 1, 1], [(2, 2), (3, 2)]), False),
-    "before the first byte": (block(RUN, [1], [(0, 1), (0, 1), (3, 2)]), False),
-    "only an end": (block(literals(s256=1), [0], [(0, 1)]), True),
-    "only an end, the place beside it": (block(literals(s256=1), [0], [(1, 1)]), False),
-    "no end": (block(literals(s97=1, s98=1), [0], [(0, 1)]), False),
-    "literals that leave a place": (block(literals(s97=2, s256=1), [0], [(0, 1)]), False),
-    "too many literals": (block(literals(s97=1, s98=1, s256=1), [0], [(1, 1)]), False),
-    "286 literals": (block(literals(s256=1, s285=1), [1], [(0, 1)]), True),
-    "287 literals": (block(literals(s256=1, s286=1), [1], [(0, 1)]), False),
-    "30 distances": (block(AB, [0] * 29 + [1], [(0, 1)]), True),
-    "31 distances": (block(AB, [0] * 30 + [1], [(0, 1)]), False),
-    "code lengths that leave a place": (block(AB, [0], [(0, 1)], {0: 2, 1: 2, 2: 2}), False),
-    "too many code lengths": (block(AB, [0], [(0, 1)], {0: 1, 1: 1, 2: 1}), False),
-    "repeat of nothing": (dynamic(Bits(), [(16, 0, 2)], 257, 1, ALL).add(0, 2000).bytes(), False),
+    "two literals": (block(AB, [0], [(2, 2), (3, 2), *END]), b"ab", True),
+    "one distance of one bit": (block(RUN, [1], AAAA), b"aaaa", True),
+    "the place beside it": (block(RUN, [1], [*AAAA[:2], (1, 1), (3, 2)]), b"aaaa", False),
+    "no distance at all": (block(RUN, [0], [(2, 2), (3, 2)]), b"a", True),
+    "no distance, but used": (block(RUN, [0], AAAA), b"aaaa", False),
+    "one distance of two bits": (block(RUN, [2], [(2, 2), (3, 2)]), b"a", False),
+    "three distances of one bit": (block(RUN, [1, 1, 1], [(2, 2), (3, 2)]), b"a", False),
+    "only an end": (block(literals(s256=1), [0], END), b"", True),
+    "only an end, the place beside it": (block(literals(s256=1), [0], [(1, 1)]), b"", False),
+    "no end": (block(literals(s97=1, s98=1), [0], [(0, 1)]), b"a", False),
+    "literals that leave a place": (block(literals(s97=2, s256=1), [0], END), b"", False),
+    "too many literals": (block(literals(s97=1, s98=1, s256=1), [0], END), b"", False),
+    "286 literals": (block(literals(s256=1, s285=1), [1], END), b"", True),
+    "287 literals": (block(literals(s256=1, s286=1), [1], END), b"", False),
+    "30 distances": (block(AB, [0] * 29 + [1], END), b"", True),
+    "31 distances": (block(AB, [0] * 30 + [1], END), b"", False),
+    "code lengths that leave a place": (block(AB, [0], END, {0: 2, 1: 2, 2: 2}), b"", False),
+    "too many code lengths": (block(AB, [0], END, {0: 1, 1: 1, 2: 1}), b"", False),
+    "repeat of nothing": (
+        dynamic(Bits(), [(16, 3, 2), *plain([0] * 250 + [1]), (0, 0, 0)], 257, 1, ALL).code(0, 1).bytes(),
+        b"",
+        False,
+    ),
     "run over the end": (
-        dynamic(Bits(), [*plain([1] + 255 * [0] + [1]), (18, 0, 7)], 257, 10, ALL).add(0, 40).bytes(),
+        dynamic(Bits(), [*plain([1] + 255 * [0] + [1]), (18, 0, 7)], 257, 10, ALL).code(1, 1).bytes(),
+        b"",
         False,
     ),
     "run from literals into distances": (
-        dynamic(Bits(), [(1, 0, 0), (18, 127, 7), (18, 106, 7), (1, 0, 0), (17, 0, 3)], 257, 3, ALL)
-        .code(1, 1).add(0, 40).bytes(),
+        dynamic(Bits(), [*plain([0] * 256 + [1, 0]), (18, 18, 7)], 286, 1, ALL).code(0, 1).bytes(),
+        b"",
         True,
     ),
-    "fixed, symbol 286": (Bits().add(1, 1).add(1, 2).code(0b11000110, 8).add(0, 40).bytes(), False),
+    "fixed, symbol 286": (Bits().add(1, 1).add(1, 2).code(0b11000110, 8).code(0, 7).bytes(), b"", False),
     "fixed, distance 30": (
-        Bits().add(1, 1).add(1, 2).code(0x30, 8).code(1, 7).code(30, 5).code(0, 7).bytes(), False,
+        Bits().add(1, 1).add(1, 2).code(0x30, 8).code(1, 7).code(30, 5).code(0, 7).bytes(),
+        b"\0\0\0\0",
+        False,
     ),
-    "third kind of block": (Bits().add(1, 1).add(3, 2).add(0, 40).bytes(), False),
-    "stored, wrong complement": (b"\x01\x02\x00\xfd\xfeab", False),
-    "stored": (b"\x01\x02\x00\xfd\xffab", True),
-    "stored, cut": (b"\x01\x03\x00\xfc\xffab", False),
-    "stored nothing": (b"\x00\x00\x00\xff\xff\x01\x00\x00\xff\xff", True),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("before", [32767, 32768, 32769])
-def test_the_farthest_distance(before):
-    """zlib itself reaches back 32506 bytes only."""
-    raw = RNG.bytes(before)
-    size = before.to_bytes(2, "little")
-    match = Bits().add(1, 1).add(1, 2).code(0b11000101, 8).code(29, 5).add(8191, 13).code(0, 7)
-    body = b"\0" + size + bytes(255 - b for b in size) + raw + match.add(0, 8).bytes()
-    assert assert_as_zlib(body) == (before >= 32768)
+    "third kind of block": (Bits().add(1, 1).add(3, 2).code(0, 7).bytes(), b"", False),
+    "stored, wrong complement": (b"\x01\x02\x00\xfd\xfeab", b"ab", False),
+    "stored": (b"\x01\x02\x00\xfd\xffab", b"ab", True),
+    "stored nothing": (b"\x00\x00\x00\xff\xff\x01\x00\x00\xff\xff", b"", True),
+}
+"""Body, what it holds by the most lenient reading, whether it is valid."""
 
 
 @pytest.mark.parametrize("name", CODES)
 def test_rules_of_the_codes(name):
-    body, whole = CODES[name]
-    assert assert_as_zlib(body) == whole
+    body, out, whole = CODES[name]
+    stream = b"\x78\x9c" + body + struct.pack(">I", zlib.adler32(out))
+    if whole:
+        assert zlib.decompress(stream) == out
+    else:
+        with pytest.raises(zlib.error):
+            zlib.decompress(stream)
+    assert inflated(stream, len(out)) == (out if whole else None)
+
+
+@pytest.mark.parametrize(
+    ("distance", "symbol", "value", "extra"),
+    [(1, 0, 0, 0), (2, 1, 0, 0), (385, 17, 0, 7), (32768, 29, 8191, 13)],
+)
+@pytest.mark.parametrize("after", [0, 600])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_the_farthest_distance(distance, symbol, value, extra, after, missing):
+    """A match from the first byte is read, one from before it refused. zlib writes 32506 at most."""
+    before = distance - missing
+    raw = RNG.bytes(before)
+    bits = Bits().add(1, 1).add(1, 2).code(0b11000101, 8).code(symbol, 5).add(value, extra)
+    for _ in range(after):
+        bits.code(0x30 + 97, 8)
+    size = before.to_bytes(2, "little")
+    body = b"\0" + size + bytes(255 - b for b in size) + raw + bits.code(0, 7).bytes()
+    out = bytes([0xA5] * missing) + raw
+    while len(out) < distance + 258:
+        out += out[-distance:]
+    out = out[missing : before + missing + 258] + b"a" * after  # as if the guard were part of it
+    stream = b"\x78\x9c" + body + struct.pack(">I", zlib.adler32(out))
+    assert inflated(stream, len(out)) == (None if missing else out)
+    assert assert_as_zlib(body) != missing
 
 
 @settings(max_examples=300, deadline=None)
@@ -381,8 +408,10 @@ def test_no_byte_beyond_either_end_is_read_or_written():
         fenced.append(memory[: 3 * page])
     rng, work, outcomes = random.Random(3), workspace(), []
     for i in range(1500):
-        raw = np.random.default_rng(i).choice([0, 0, 7, 9, 200], rng.randrange(1, 9000)).astype(np.uint8)
-        stream = zlib.compress(raw.tobytes(), i % 10)
+        values, count = rng.choice([1, 9, 256]), rng.randrange(1, 9000)
+        raw = np.random.default_rng(i).integers(0, values, count, dtype=np.uint8)
+        packer = zlib.compressobj(i % 10, strategy=STRATEGIES[i // 10 % 5])
+        stream = packer.compress(raw.tobytes()) + packer.flush()
         if i % 3:
             stream = (b"\x78\x9c" + mutated(rng, stream[2:]))[: 3 * page]
         source, target = fenced[0][3 * page - len(stream) :], fenced[1][3 * page - raw.size :]

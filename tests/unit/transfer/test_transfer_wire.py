@@ -338,16 +338,16 @@ class FakeTransport(asyncio.Transport):
 
     def __init__(self):
         super().__init__()
-        self.closed, self.protocol = False, None
+        self.closed, self.paused, self.protocol = False, False, None
 
     def write(self, data):
         pass
 
     def pause_reading(self):
-        pass
+        self.paused = True
 
     def resume_reading(self):
-        pass
+        self.paused = False
 
     def is_closing(self):
         return self.closed
@@ -361,6 +361,9 @@ class FakeTransport(asyncio.Transport):
 def feed(connection, data, step):
     """Hand `data` over as a transport does: at most `step` bytes at once, into the buffer it is given."""
     while data and not connection._transport.closed:
+        if connection._transport.paused:
+            yield
+            continue
         buffer = connection.get_buffer(-1)
         count = min(step, len(buffer), len(data))
         assert count
@@ -368,6 +371,23 @@ def feed(connection, data, step):
         connection.buffer_updated(count)
         data = data[count:]
         yield
+
+
+def test_a_loop_that_goes_on_after_it_was_paused_loses_nothing():
+    async def run():
+        transport, wire = FakeTransport(), Wire()
+        connection = transport.protocol = Connection(wire._standing)
+        connection.connection_made(transport)
+        wire._connect = lambda origin: asyncio.sleep(0, connection)
+        for _ in range(2):
+            task = asyncio.create_task(fetch(wire, "http://x.test/"))
+            await asyncio.sleep(0.001)
+            for _ in feed(connection, plain(), 1 << 20):
+                transport.paused = False  # the data had been read before, all at once
+            assert (await task)[1] == BODY
+        await wire.close()
+
+    asyncio.run(run())
 
 
 pieces = st.lists(
@@ -407,6 +427,8 @@ def test_any_bytes_end_in_an_answer_or_an_error(data, step, first):
         await asyncio.sleep(0.001)
         for _ in feed(connection, first + data, max(step, len(data) // 500)):
             await asyncio.sleep(0)
+            if task.done():
+                break
         transport.abort()
         try:
             answer, body = await asyncio.wait_for(task, 2)
