@@ -257,7 +257,8 @@ class _Pass:
         else:
             self.slots.give(slot)
             self.owner.lose(file, index, error)
-        self.ready[key].set_result(None)
+        if not self.ready[key].done():  # cancelled with the painter that awaits it
+            self.ready[key].set_result(None)
 
     async def _decode(
         self, file: BandFile, indices: Sequence[int], slots: Sequence[int], answers: Sequence[Any]
