@@ -65,15 +65,22 @@ class SceneMask:
         r0, r1, c0, c1 = self.window
         return (r1 - r0) * (c1 - c0)
 
+    def kept_bytes(self, session: Session) -> int:
+        """Size of the codes if they are kept: at the mask's pixels or the output's, whichever are fewer."""
+        return min(self.window_bytes, session.grid.width * session.grid.height)
+
     def keep_codes(self, session: Session) -> None:
         """Become a mask whose pixels are the output's, decoded, so that later sweeps need not decode."""
         height, width = session.grid.shape
         codes = self.decode(session, self.window)
+        self.nbytes += self.kept_bytes(session)
+        if self.window_bytes <= height * width:  # the mask is the coarser raster: keep it as it is
+            self.codes = codes
+            return
         self.codes = session.engine.resample(
             codes, self.positions, (0, height, 0, width), footprint=self.footprint
         )
         self.positions, self.footprint = session.identity, None
-        self.nbytes += height * width
 
     def part(self, session: Session, rows: tuple[int, int], cols: tuple[int, int]) -> ScoreRaster | None:
         """Score codes under a window of the output; ``None`` if the mask does not reach it.
@@ -213,7 +220,7 @@ async def count_masks(
     session: Session, masks: Sequence[SceneMask], *, cells: bool
 ) -> tuple[list[SceneMask], SceneCounts, list[MaskFailure]]:
     """What each mask shows of each chunk; masks that do not decode are left out."""
-    keep = len(masks) * session.grid.width * session.grid.height <= session.budget.codes
+    keep = sum(m.kept_bytes(session) for m in masks) <= session.budget.codes
     rows = [(0, session.grid.height)] if keep else strips(session)
     jobs = [session.compute(_count_or_error, session, m, strip, cells, keep) for m in masks for strip in rows]
     answers = await together(jobs, lambda n: session.progress("statistics", n, len(jobs)))

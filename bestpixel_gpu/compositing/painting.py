@@ -34,7 +34,7 @@ from bestpixel_gpu.plan.tiles import FetchGroup, Job, Needs, PassPlan, TileKey, 
 from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
 
-LOOKAHEAD_BYTES = 32 << 20
+LOOKAHEAD_BYTES = 64 << 20
 """Decoded tiles that may wait beyond those a block needs, where memory allows."""
 
 
