@@ -194,7 +194,7 @@ def test_a_disk_cache_that_cannot_be_written(server: Any, tmp_path: Path) -> Non
 def test_memory_stays_below_its_limit(server: Any) -> None:
     want = run(server, tile="all")
     peak = want.report.memory["peak"]
-    for limit in (peak, 3 * peak // 4, 1 << 34):
+    for limit in (peak, 9 * peak // 10, 1 << 34):
         got = run(server, tile="all", memory_limit=limit)
         memory = got.report.memory
         assert memory["limit"] == limit
