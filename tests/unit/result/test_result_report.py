@@ -58,7 +58,7 @@ def test_text_names_losses_and_scenes_in_rank_order():
     text = str(report)
     assert "3 of 4 compete, 2 selected, 0 dropped, 1 failed" in text
     assert "40 wanted, 1 lost" in text
-    assert "4.8 MiB in 61 requests, 3 retries" in text
+    assert "5.0 MiB in 61 requests, 3 retries" in text
     assert "1.75 (search 0.25, paint 1.50)" in text
     assert "mask: 404 from example.test" in text
     assert text.index("S2A_31TGK_20240712") < text.index("S2A_31TGK_20240707  ")
