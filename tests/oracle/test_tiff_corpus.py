@@ -67,9 +67,6 @@ def test_no_header_takes_long(folder: Path) -> None:
 
 
 def test_cpu_engine_gives_the_same_outcomes(folder: Path, results: list[Result]) -> None:
-    engine = pytest.importorskip("bestpixel_gpu.engines.cpu.engine")
-    if not hasattr(engine, "CpuEngine"):
-        pytest.skip("needs the CPU engine")
     decoded = check_corpus(folder, decode_with_engine())
     differ = [(a, b) for a, b in zip(results, decoded, strict=True) if a.outcome != b.outcome]
     assert differ == []
