@@ -33,6 +33,7 @@ def build_composite(
     emit_uncertainty: bool = False,
     *,
     device: str = "auto",
+    inflate: str = "auto",
     errors: str = "repair",
     progress: Any = None,
     items: Any = None,
@@ -61,7 +62,8 @@ def build_composite(
     resolution : float
         Output pixel in metres (in units of `crs` where that is given).
     top_k : int or None
-        Clearest scenes selected per chunk of 512 px and MGRS tile; ``None`` selects all.
+        Most scenes selected for a chunk of 512 px and MGRS tile, those that add most clear and
+        observed pixels; one that would add less than 0.1 % is not selected. ``None`` selects all.
     max_cloud_cover : float
         Percent; scenes at or above it are not considered. 100 or more: no filter.
     concurrency : int
@@ -77,7 +79,11 @@ def build_composite(
         Above 0: pick scenes per chunk and tile until that share of what can be seen is clear,
         at least `min_k` and at most `max_k`.
     device : str
-        ``"auto"`` or ``"cpu"``.
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``. ``"auto"`` takes the first CUDA device if it
+        can be used; why it could not is told in ``report.device_note``. Layers stay on the device.
+    inflate : ``"auto"``, ``"nvcomp"`` or ``"safe"``
+        What inflates on a CUDA device: the package's own bounds-checked kernels (``"safe"``, and
+        ``"auto"`` until nvCOMP is measured to be faster) or nvCOMP. The pixels are the same.
     errors : ``"repair"`` or ``"raise"``
         What a tile that cannot be read means: the next best observation, or an exception.
     progress : bool, callable or tqdm-like, optional

@@ -40,6 +40,7 @@ class Request:
     min_k: int
     max_k: int
     device: str
+    inflate: str
     errors: str
     progress: Progress | None
     items: Any
@@ -142,6 +143,7 @@ def make_request(
     min_k: Any,
     max_k: Any,
     device: Any,
+    inflate: Any,
     errors: Any,
     progress: Any,
     items: Any,
@@ -186,6 +188,7 @@ def make_request(
         min_k=low,
         max_k=high,
         device=str(device),
+        inflate=choice("inflate", inflate, ("auto", "nvcomp", "safe")),
         errors=choice("errors", errors, ("repair", "raise")),
         progress=_progress(progress),
         items=items,

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -93,6 +94,7 @@ def is_local(address: str) -> bool:
     return _is_local_host(unquote(parts.hostname or "").rstrip("."))
 
 
+@lru_cache(maxsize=256)
 def _is_local_host(host: str) -> bool:
     if host in ("", "localhost") or host.endswith(".localhost"):
         return True

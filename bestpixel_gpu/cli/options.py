@@ -38,7 +38,7 @@ class RequestOptions:
         Path | None, _where(help="JSON file with STAC items (collection or list) instead of a search.")
     ] = None
 
-    top_k: Annotated[str, _which(metavar="N|all", help="Clearest scenes per chunk and tile.")] = "3"
+    top_k: Annotated[str, _which(metavar="N|all", help="Most scenes selected for a chunk and tile.")] = "3"
     fill: Annotated[
         str,
         _which(metavar="SHARE|true|false", help="Least share of a chunk that an unselected scene may win."),
@@ -56,7 +56,8 @@ class RequestOptions:
     resampling: Annotated[str, _which(help="bilinear or nearest, of bands.")] = "bilinear"
     mask_resampling: Annotated[str, _which(help="worst or nearest, of class masks.")] = "worst"
 
-    device: Annotated[str, _how(help="auto or cpu.")] = "auto"
+    device: Annotated[str, _how(help="auto, cpu, cuda or cuda:N.")] = "auto"
+    inflate: Annotated[str, _how(help="auto, nvcomp or safe, on a CUDA device.")] = "auto"
     threads: Annotated[int | None, _how(help="Compute threads.")] = None
     memory_limit: Annotated[str | None, _how(metavar="SIZE", help="For example 2GiB or 500MB.")] = None
     concurrency: Annotated[int, _how(help="Most range requests at once.")] = 192

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +49,18 @@ _REFUSED_COLOURS = {5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab
 _METADATA_ITEM = re.compile(r"<Item\b([^>]*)>([^<]*)</Item>")
 
 
-def read_raster(header: HeaderBytes) -> Raster:
+def read_raster(header: HeaderBytes, coarsest: Callable[[Raster], float] | None = None) -> Raster:
     """Pyramid and georeference of the first image in a TIFF.
 
     Overviews and internal masks are taken from the chain of directories, as far as the next image
     of full size, and from the first image's SubIFDs. A damaged or unsupported one is left out.
+
+    Parameters
+    ----------
+    header : HeaderBytes
+    coarsest : callable, optional
+        Tells from the raster without overviews the largest decimation of use; of what is coarser
+        the tables are neither read nor checked.
 
     Raises
     ------
@@ -62,10 +71,14 @@ def read_raster(header: HeaderBytes) -> Raster:
     """
     file = TiffFile(header)
     first = file.directory(file.first)
-    base = _level(first)
-    samples = _samples(first)
+    raster = _without_overviews(first)
+    base = raster.levels[0]
+    limit = math.inf if coarsest is None else coarsest(raster)
     levels, masks = [base], list[Level]()
     for page, subfile in _further_pages(file, first):
+        width = page.integer(IMAGE_WIDTH, 0)
+        if width > 0 and base.width / width > limit:
+            continue
         try:
             level = _level(page)
         except FormatError:
@@ -76,16 +89,21 @@ def read_raster(header: HeaderBytes) -> Raster:
             levels.append(level)
     levels = _falling(levels)
     sizes = {(level.width, level.height) for level in levels}
+    masks = [m for m in _falling(masks) if (m.width, m.height) in sizes]
+    return replace(raster, levels=tuple(levels), masks=tuple(masks))
+
+
+def _without_overviews(first: Directory) -> Raster:
+    base = _level(first)
     scale, offset = _scale_and_offset(first.text(GDAL_METADATA))
     keys = first.integers(GEO_DIRECTORY)
     directory = () if keys is None else tuple(keys.tolist())
     return Raster(
-        levels=tuple(levels),
-        masks=tuple(m for m in _falling(masks) if (m.width, m.height) in sizes),
+        levels=(base,),
         transform=_transform(first, is_pixel_point(directory)),
         crs=crs_of(directory, first.doubles(GEO_DOUBLES), first.text(GEO_ASCII)),
         nodata=_nodata(first.text(GDAL_NODATA), base.layout.dtype),
-        samples=samples,
+        samples=_samples(first),
         scale=scale,
         offset=offset,
     )
@@ -223,7 +241,7 @@ def _common(page: Directory, tag: int, name: str) -> int:
     values = page.integers(tag)
     if values is None:
         return 1
-    if (values != values[0]).any():
+    if len(values) > 1 and (values != values[0]).any():
         raise FormatError(f"{name} differs between samples: not supported")
     return int(values[0])
 
@@ -300,7 +318,8 @@ def _transform(page: Directory, is_point: bool) -> tuple[float, float, float, fl
         return None
     if is_point:
         c, f = c - (a + b) / 2, f - (d + e) / 2
-    return (a, b, c, d, e, f) if np.isfinite([a, b, c, d, e, f]).all() and a * e != b * d else None
+    found = (a, b, c, d, e, f)
+    return found if all(map(math.isfinite, found)) and a * e != b * d else None
 
 
 def _nodata(text: str, dtype: np.dtype[np.generic]) -> float | int | None:

@@ -120,6 +120,14 @@ class Level:
         offset, length = int(self.offsets[at]), int(self.byte_counts[at])
         return (offset, length) if offset and length else None
 
+    def inside(self, index: int) -> tuple[int, int]:
+        """Rows and columns of a tile that lie inside the image; the others are padding."""
+        row, col = divmod(index, self.tiles_across)
+        return (
+            min(self.tile_height, self.height - row * self.tile_height),
+            min(self.tile_width, self.width - col * self.tile_width),
+        )
+
     def layout_of(self, index: int) -> TileLayout:
         """Layout of one tile: that of all, but for a shorter last strip."""
         if not self.strips:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,11 +17,18 @@ HEADER_LIMIT = 64 << 20
 MAX_TAGS = 4096
 """Tags of one directory; TIFF writers use some thirty."""
 
-_DTYPES = {
+_TYPES = {
     1: "u1", 2: "u1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4",
     11: "f4", 12: "f8", 13: "u4", 16: "u8", 17: "i8", 18: "u8",
 }  # fmt: skip
+_SIZES = {kind: int(name[1]) for kind, name in _TYPES.items()}
 _INTEGERS = frozenset({1, 3, 4, 6, 8, 9, 13, 16, 17, 18})
+_SIGNED = frozenset({6, 8, 9, 17})
+_DTYPES = {order: {kind: np.dtype(order + name) for kind, name in _TYPES.items()} for order in "<>"}
+
+_Entry = tuple[int, int, int, bytes]
+"""A tag, the type of its values, their number, and the field that holds them or their offset."""
+_ABSENT: _Entry = (0, 0, 0, b"")
 
 
 class NeedBytes(Exception):  # noqa: N818 (a request to the caller, not an error)
@@ -52,13 +58,13 @@ class HeaderBytes:
     """
 
     def __init__(self, first: bytes, size: int | None = None) -> None:
-        self._pieces: list[tuple[int, bytes]] = [(0, first)]
+        self._pieces = [(0, memoryview(first))]
         self._asked: tuple[int, int] | None = None
         self.size = size
 
     def add(self, offset: int, data: bytes) -> None:
         """Take a piece; one that is shorter than was asked for shows where the file ends."""
-        self._pieces.append((offset, data))
+        self._pieces.append((offset, memoryview(data)))
         if self._asked is not None and offset == self._asked[0] and len(data) < self._asked[1]:
             self.size = offset + len(data)
 
@@ -75,7 +81,7 @@ class HeaderBytes:
         end = offset + length
         for start, data in self._pieces:
             if start <= offset and end <= start + len(data):
-                return memoryview(data)[offset - start : end - start]
+                return data[offset - start : end - start]
         if end > (1 << 63 if self.size is None else self.size):
             raise FormatError(f"TIFF header points to bytes {offset}-{end - 1}, past the end of the file")
         if sum(len(data) for _, data in self._pieces) + length > HEADER_LIMIT:
@@ -88,23 +94,17 @@ class HeaderBytes:
         raise NeedBytes(*self._asked)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    kind: int
-    count: int
-    at: int
-
-
 class Directory:
     """The tags of one image (IFD); values are read from the file when they are asked for."""
 
-    __slots__ = ("_entries", "_header", "byteorder", "next")
+    __slots__ = ("_endian", "_entries", "_header", "byteorder", "next")
 
     def __init__(
         self, header: HeaderBytes, byteorder: Literal["<", ">"], entries: dict[int, _Entry], following: int
     ) -> None:
         self._header = header
         self._entries = entries
+        self._endian: Literal["little", "big"] = "little" if byteorder == "<" else "big"
         self.byteorder = byteorder
         self.next = following
         """Offset of the next directory, 0 if it is the last."""
@@ -112,44 +112,46 @@ class Directory:
     def __contains__(self, tag: int) -> bool:
         return tag in self._entries
 
+    def _stored(self, entry: _Entry, size: int) -> bytes | memoryview:
+        """First `size` bytes of a tag's values, which stand in the entry itself if all of them fit."""
+        _, kind, count, field = entry
+        if count * _SIZES[kind] <= len(field):
+            return field[:size]
+        return self._header.read(int.from_bytes(field, self._endian), size)
+
     def array(self, tag: int) -> NDArray[np.generic] | None:
         """Values of a tag in the file's byte order, ``None`` if it is absent or of no known type."""
         entry = self._entries.get(tag)
-        if entry is None or entry.kind not in _DTYPES:
+        if entry is None:
             return None
-        dtype = np.dtype(self.byteorder + _DTYPES[entry.kind])
-        return np.frombuffer(self._header.read(entry.at, entry.count * dtype.itemsize), dtype)
+        _, kind, count, _ = entry
+        return np.frombuffer(self._stored(entry, count * _SIZES[kind]), _DTYPES[self.byteorder][kind])
 
     def integers(self, tag: int) -> NDArray[np.uint64] | None:
         """Values of an integer tag, ``None`` if it is absent, empty or of another type."""
-        entry = self._entries.get(tag)
-        if entry is None or entry.kind not in _INTEGERS or entry.count == 0:
-            return None
-        values = self.array(tag)
+        _, kind, count, _ = self._entries.get(tag, _ABSENT)
+        values = self.array(tag) if kind in _INTEGERS and count else None
         return None if values is None else values.astype(np.uint64)
 
     def integer(self, tag: int, default: int) -> int:
         """First value of an integer tag."""
-        entry = self._entries.get(tag)
-        if entry is None or entry.kind not in _INTEGERS or entry.count == 0:
+        entry = self._entries.get(tag, _ABSENT)
+        _, kind, count, _ = entry
+        if kind not in _INTEGERS or not count:
             return default
-        dtype = np.dtype(self.byteorder + _DTYPES[entry.kind])
-        return int(np.frombuffer(self._header.read(entry.at, dtype.itemsize), dtype)[0])
+        return int.from_bytes(self._stored(entry, _SIZES[kind]), self._endian, signed=kind in _SIGNED)
 
     def doubles(self, tag: int) -> tuple[float, ...]:
         """Values of a floating-point tag, empty if it is absent or of another type."""
-        entry = self._entries.get(tag)
-        if entry is None or entry.kind not in (11, 12):
-            return ()
-        values = self.array(tag)
+        _, kind, _, _ = self._entries.get(tag, _ABSENT)
+        values = self.array(tag) if kind in (11, 12) else None
         return () if values is None else tuple(values.astype(np.float64).tolist())
 
     def raw(self, tag: int) -> bytes:
         """Bytes of a text or opaque tag, empty if it is absent."""
-        entry = self._entries.get(tag)
-        if entry is None or entry.kind not in (1, 2, 7):
-            return b""
-        return bytes(self._header.read(entry.at, entry.count))
+        entry = self._entries.get(tag, _ABSENT)
+        _, kind, count, _ = entry
+        return bytes(self._stored(entry, count)) if kind in (1, 2, 7) else b""
 
     def text(self, tag: int) -> str:
         """Text up to the first zero byte, if there is one."""
@@ -189,22 +191,16 @@ class TiffFile:
         if offset < 8:
             raise FormatError(f"TIFF directory at byte {offset}, inside the file's first 8 bytes")
         order, header = self.byteorder, self._header
-        # number of tags, one tag (its value inline if it fits), offset of the next directory
+        # number of tags, one tag, offset of the next directory
         head, item, tail = ("Q", "HHQ8s", "Q") if self.big else ("H", "HHI4s", "I")
-        head_size, item_size, inline = (8, 20, 8) if self.big else (2, 12, 4)
+        head_size, item_size, tail_size = (8, 20, 8) if self.big else (2, 12, 4)
         (count,) = struct.unpack(order + head, header.read(offset, head_size))
         if not 0 < count <= MAX_TAGS:
             raise FormatError(f"TIFF directory at byte {offset} declares {count} tags")
         start, body = offset + head_size, count * item_size
-        block = header.read(start, body + inline)
-        entries: dict[int, _Entry] = {}
-        for i, (tag, kind, n, value) in enumerate(struct.iter_unpack(order + item, block[:body])):
-            dtype = _DTYPES.get(kind)
-            if dtype is None or tag in entries:
-                continue
-            at = start + (i + 1) * item_size - inline
-            if n * int(dtype[1]) > inline:
-                (at,) = struct.unpack(order + tail, value)
-            entries[tag] = _Entry(kind, n, at)
+        block = header.read(start, body + tail_size)
+        listed: list[_Entry] = list(struct.iter_unpack(order + item, block[:body]))
+        # of a tag that is there twice the first counts
+        entries = {entry[0]: entry for entry in reversed(listed) if entry[1] in _SIZES}
         (following,) = struct.unpack(order + tail, block[body:])
         return Directory(header, order, entries, following)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bestpixel_gpu.catalog.scene import AssetRef, Scene
 from bestpixel_gpu.cog.layout import Level, Raster
-from bestpixel_gpu.compositing.files import frame_of, level_for, open_raster, sample_of
+from bestpixel_gpu.compositing.files import coarsest_for, frame_of, level_for, open_raster, sample_of
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.engines.contract import SampleRule, TapGeometry, TileGrid
 from bestpixel_gpu.errors import FormatError, InputError, SourceError
@@ -66,7 +66,8 @@ class BandFiles:
     async def _open(self, rank: int, scene: Scene, band: str) -> BandFailure | None:
         asset = scene.bands[band]
         try:
-            raster = await open_raster(self._session, asset, signed=scene.signed)
+            coarsest = coarsest_for(self._session, scene)
+            raster = await open_raster(self._session, asset, signed=scene.signed, coarsest=coarsest)
             self._files[scene.collection, scene.id, band] = self._band_file(scene, band, raster)
         except (SourceError, FormatError, InputError) as exc:  # InputError: an address nothing reads
             return BandFailure(rank, scene, band, exc)

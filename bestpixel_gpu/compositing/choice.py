@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.compositing.masks import STRIP_PIXEL_BYTES, SceneMask, compete, strips
+from bestpixel_gpu.compositing.masks import SceneMask, compete, strip_bytes, strips
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.engines.contract import NO_KEY, RankState
 from bestpixel_gpu.plan.footprints import Ring, lonlat_ring, raster_ring, required_tiles
@@ -20,7 +20,7 @@ from bestpixel_gpu.plan.selection import (
     select_ancestor,
     select_fixed,
 )
-from bestpixel_gpu.plan.winners import count_wins, decode_keys, low_key, rank_dtype, small_wins
+from bestpixel_gpu.plan.winners import low_key, rank_dtype, small_wins
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +129,7 @@ async def take_winners(session: Session, choice: Choice) -> None:
     choice.winners = engine.empty(shape, dtype)
     edges = session.chunks.row_edges
     choice.barred = np.zeros((len(choice.masks), len(edges) - 1, len(session.chunks.col_edges) - 1), bool)
-    rows = strips(session, STRIP_PIXEL_BYTES * shape[1])
+    rows = strips(session, strip_bytes(session, choice.masks))
     wins = await together(
         [session.compute(_take_strip, session, choice, r) for r in rows],
         lambda n: session.progress("winners", n, len(rows)),
@@ -139,17 +139,20 @@ async def take_winners(session: Session, choice: Choice) -> None:
 
 def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> NDArray[np.int64]:
     """Winners of whole chunk rows; unselected scenes that win too little of a chunk are barred there."""
-    part, width = slice(*rows), session.grid.width
-    keys = session.engine.empty((rows[1] - rows[0], width), np.uint32, NO_KEY)
-    compete(session, RankState((*rows, 0, width), keys, choice.counts[part]), choice.competitors, None)
-    share, edges = session.request.fill, session.chunks.row_edges
+    part, window, n = slice(*rows), (*rows, 0, session.grid.width), len(choice.masks)
+    engine, share = session.engine, session.request.fill
+    keys = engine.empty((rows[1] - rows[0], session.grid.width), np.uint32, NO_KEY)
+    compete(session, RankState(window, keys, choice.counts[part]), choice.competitors, None)
     if share and not choice.selected.all():
-        barred = small_wins(keys, rows, session.chunks, len(choice.masks), share)
-        for r in np.flatnonzero(barred.any(axis=(0, 2))):
-            choice.barred[:, r] = barred[:, r]
+        edges = session.chunks.row_edges
+        first, last = np.searchsorted(edges, rows)
+        pixels = np.outer(np.diff(edges[first : last + 1]), np.diff(session.chunks.col_edges))
+        barred = small_wins(engine.extra_wins(keys, window, session.chunks, n), pixels, share)
+        choice.barred[:, first:last] = barred
+        for r in first + np.flatnonzero(barred.any(axis=(0, 2))):
             top, bottom = int(edges[r]), int(edges[r + 1])
             again = keys[top - rows[0] : bottom - rows[0]]
-            again[...] = NO_KEY
-            compete(session, RankState((top, bottom, 0, width), again), choice.competitors, barred)
-    decode_keys(keys, choice.quality[part], choice.winners[part])
-    return count_wins(choice.winners[part], len(choice.masks))
+            engine.fill(again, NO_KEY)
+            state = RankState((top, bottom, 0, session.grid.width), again)
+            compete(session, state, choice.competitors, choice.barred)
+    return engine.settle(keys, choice.quality[part], choice.winners[part], n)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from bestpixel_gpu.catalog.scene import AssetRef, Scene
@@ -14,27 +16,40 @@ from bestpixel_gpu.geo.pixel_map import RasterFrame
 LEVEL_SLACK = 1.01
 """A level may be this much coarser than the output asks for."""
 
+Coarsest = Callable[[Raster], float]
+"""Tells from a raster without overviews the largest decimation of use."""
 
-async def open_raster(session: Session, asset: AssetRef, *, signed: bool) -> Raster:
-    """Header of a file. What does not read is asked for once more, and kept in no cache."""
+
+def no_overview(_: Raster) -> float:
+    """The largest decimation of use where only full resolution is read."""
+    return 1.0
+
+
+async def open_raster(
+    session: Session, asset: AssetRef, *, signed: bool, coarsest: Coarsest = no_overview
+) -> Raster:
+    """Header of a file, with the overviews up to a decimation.
+
+    What does not read is asked for once more, and kept in no cache.
+    """
     try:
-        return await _read_header(session, asset, signed)
+        return await _read_header(session, asset, signed, coarsest)
     except FormatError:  # damaged on its way, now or when it was cached
         await session.reader.forget(asset.href)
     try:
-        return await _read_header(session, asset, signed)
+        return await _read_header(session, asset, signed, coarsest)
     except FormatError:
         await session.reader.forget(asset.href)
         raise
 
 
-async def _read_header(session: Session, asset: AssetRef, signed: bool) -> Raster:
+async def _read_header(session: Session, asset: AssetRef, signed: bool, coarsest: Coarsest) -> Raster:
     """One request for nearly all files, more where the header says so."""
     first, size = await session.reader.header(asset.href, signed=signed)
-    header = HeaderBytes(bytes(first), size)
+    header = HeaderBytes(first, size)
     while True:
         try:
-            return read_raster(header)
+            return read_raster(header, coarsest)
         except NeedBytes as need:
             more = await session.reader.read(asset.href, need.offset, need.length, signed=signed)
             header.add(need.offset, bytes(more))
@@ -56,10 +71,26 @@ def frame_of(raster: Raster, scene: Scene) -> RasterFrame:
     return RasterFrame(crs, x0, y0, dx, dy, full.width, full.height)
 
 
+def coarsest_for(session: Session, scene: Scene) -> Coarsest:
+    """What the output can use of a scene's files."""
+
+    def coarsest(raster: Raster) -> float:
+        try:
+            return _limit(min(session.projector.step(frame_of(raster, scene))))
+        except FormatError:  # told where the frame is needed; the file itself reads well
+            return math.inf
+
+    return coarsest
+
+
+def _limit(decimation: float) -> float:
+    return LEVEL_SLACK * max(1.0, decimation)
+
+
 def level_for(raster: Raster, decimation: float) -> int:
     """Index of the coarsest level that is not coarser than the output (1 % slack)."""
     full = raster.levels[0].width
-    limit = LEVEL_SLACK * max(1.0, decimation)
+    limit = _limit(decimation)
     return max(
         (i for i, level in enumerate(raster.levels) if full / level.width <= limit),
         key=lambda i: full / raster.levels[i].width,

@@ -30,19 +30,36 @@ from bestpixel_gpu.engines.contract import (
 from bestpixel_gpu.errors import CorruptTileError, FormatError, InputError, SourceError
 from bestpixel_gpu.geo.crs import epsg_of
 from bestpixel_gpu.geo.pixel_map import HALF, PixelMap, RasterFrame, source_window
+from bestpixel_gpu.plan.memory import BAND_BYTES
 from bestpixel_gpu.plan.scores import mask_table
 from bestpixel_gpu.plan.selection import SceneCounts
+from bestpixel_gpu.request import Request
 
 COARSER = 1.01
 """An output pixel is larger than a mask pixel if both of its sides are longer than this."""
 CELLS = 32
+"""Cells along a chunk's side in which masks are counted."""
 STRIP_PIXEL_BYTES = 8
 """Bytes a strip takes for each output pixel while it is ranked: its key and what comes of it."""
+CACHED_STRIP = 8 << 20
+"""Bytes of a strip that stay in the processor's cache from mask to mask."""
+
+Counted = tuple[NDArray[Any], ...]
+"""Clear and valid pixels of some chunks, and their cells where they are asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """Score codes of a mask, and how the output's pixels look at them."""
+
+    codes: ScoreRaster
+    positions: PixelMap
+    footprint: Footprint | None
 
 
 @dataclass(slots=True, eq=False)
 class SceneMask:
-    """One scene's class mask over the grid, compressed."""
+    """One scene's class mask over the grid: compressed, and decoded while it is kept so."""
 
     scene: Scene
     frame: RasterFrame
@@ -56,8 +73,8 @@ class SceneMask:
     nbytes: int
     window: Window
     """Mask pixels under the whole grid, margin included."""
-    codes: ScoreRaster | None = None
-    """Score codes at the output's pixels, where all masks together are small enough to keep."""
+    kept: Sight | None = None
+    """What the output sees of it, decoded, where all masks together are small enough to keep that."""
 
     @property
     def window_bytes(self) -> int:
@@ -65,35 +82,37 @@ class SceneMask:
         r0, r1, c0, c1 = self.window
         return (r1 - r0) * (c1 - c0)
 
-    def kept_bytes(self, session: Session) -> int:
-        """Size of the codes if they are kept: at the mask's pixels or the output's, whichever are fewer."""
-        return min(self.window_bytes, session.grid.width * session.grid.height)
+    def is_small(self, session: Session) -> bool:
+        """The mask has hardly more pixels than the output, so that it is kept as it is."""
+        return self.window_bytes <= COARSER**2 * session.grid.width * session.grid.height
 
-    def keep_codes(self, session: Session) -> None:
-        """Become a mask whose pixels are the output's, decoded, so that later sweeps need not decode."""
+    def kept_bytes(self, session: Session) -> int:
+        """Size of the codes if they are kept: at the mask's pixels, or the output's where these are fewer."""
+        return self.window_bytes if self.is_small(session) else session.grid.width * session.grid.height
+
+    def keep(self, session: Session) -> None:
+        """Decode it for the whole output, so that later sweeps need not."""
         height, width = session.grid.shape
         codes = self.decode(session, self.window)
-        self.nbytes += self.kept_bytes(session)
-        if self.window_bytes <= height * width:  # the mask is the coarser raster: keep it as it is
-            self.codes = codes
-            return
-        self.codes = session.engine.resample(
-            codes, self.positions, (0, height, 0, width), footprint=self.footprint
-        )
-        self.positions, self.footprint = session.identity, None
+        self.kept = Sight(codes, self.positions, self.footprint)
+        if not self.is_small(session):
+            codes = session.engine.resample(
+                codes, self.positions, (0, height, 0, width), footprint=self.footprint
+            )
+            self.kept = Sight(codes, session.identity, None)
 
-    def part(self, session: Session, rows: tuple[int, int], cols: tuple[int, int]) -> ScoreRaster | None:
-        """Score codes under a window of the output; ``None`` if the mask does not reach it.
+    def part(self, session: Session, rows: tuple[int, int], cols: tuple[int, int]) -> Sight | None:
+        """What a window of the output sees of it; ``None`` if the mask does not reach the window.
 
         Raises
         ------
         CorruptTileError
             If a tile does not decode.
         """
-        if self.codes is not None:
-            return self.codes
+        if self.kept is not None:
+            return self.kept
         box = source_window(self.positions, rows, cols, self.margin, self.grid.width, self.grid.height)
-        return None if box is None else self.decode(session, box)
+        return None if box is None else Sight(self.decode(session, box), self.positions, self.footprint)
 
     def decode(self, session: Session, box: Window) -> ScoreRaster:
         """Score codes of a window of the mask."""
@@ -207,19 +226,20 @@ def _tiles_in(grid: TileGrid, box: Window) -> list[int]:
 # ---- sweeps over the grid, on the compute threads ----
 
 
-def strips(session: Session, row_bytes: int = 0) -> list[tuple[int, int]]:
-    """Row ranges of whole chunk rows: about one for each thread, more where they would grow too large."""
+def strips(session: Session, most: int | None = None) -> list[tuple[int, int]]:
+    """Row ranges of whole chunk rows: about one for each thread, more where they would rank over `most`."""
     edges = session.chunks.row_edges
-    chunk_rows = len(edges) - 1
-    wanted = max(session.threads, -(-session.grid.height * row_bytes // session.budget.strip))
+    chunk_rows, size = len(edges) - 1, session.grid.height * session.grid.width * STRIP_PIXEL_BYTES
+    wanted = session.threads if most is None else max(session.threads, -(-size // most))
     cuts = np.linspace(0, chunk_rows, min(wanted, chunk_rows) + 1).round().astype(int)
     return [(int(edges[a]), int(edges[b])) for a, b in pairwise(cuts)]
 
 
 async def count_masks(
-    session: Session, masks: Sequence[SceneMask], *, cells: bool
+    session: Session, masks: Sequence[SceneMask]
 ) -> tuple[list[SceneMask], SceneCounts, list[MaskFailure]]:
     """What each mask shows of each chunk; masks that do not decode are left out."""
+    cells = cells_for(session.request)
     keep = sum(m.kept_bytes(session) for m in masks) <= session.budget.codes
     rows = [(0, session.grid.height)] if keep else strips(session)
     jobs = [session.compute(_count_or_error, session, m, strip, cells, keep) for m in masks for strip in rows]
@@ -238,71 +258,109 @@ async def count_masks(
                 )
     good: list[SceneMask] = []
     lost: list[MaskFailure] = []
-    stats: list[list[MaskStatistics]] = []
+    stats: list[list[Counted]] = []
     for i, mask in enumerate(masks):
         parts = answers[i * len(rows) : (i + 1) * len(rows)]
         error = next((p for p in parts if isinstance(p, Exception)), None)
         if error is not None:
             lost.append(MaskFailure(mask.scene, str(error), error))
-        elif not any(p.valid.any() for p in parts):
+        elif not any(p[1].any() for p in parts):
             lost.append(MaskFailure(mask.scene, "its mask observed nothing of the grid"))
         else:
             good.append(mask)
             stats.append(parts)
-    return good, _join(session, stats, cells), lost
+    return good, _join(session, stats), lost
+
+
+def cells_for(request: Request) -> int:
+    """Cells along a chunk's side that the selection looks at; 0 where it looks at whole chunks."""
+    if request.coverage_target > 0:
+        return CELLS
+    return 0 if request.top_k is None or request.order == "ancestor" else CELLS // 2
 
 
 def _count_or_error(
-    session: Session, mask: SceneMask, rows: tuple[int, int], cells: bool, keep: bool
-) -> MaskStatistics | CorruptTileError:
+    session: Session, mask: SceneMask, rows: tuple[int, int], cells: int, keep: bool
+) -> Counted | CorruptTileError:
+    """What one mask shows of whole chunk rows."""
     window = (*rows, 0, session.grid.width)
     try:
         if keep:
-            mask.keep_codes(session)
-        codes = mask.part(session, rows, (0, session.grid.width))
+            mask.keep(session)
+        sight = mask.part(session, rows, (0, session.grid.width))
     except CorruptTileError as exc:
         return exc
-    if codes is None:
+    if sight is None:
         edges = session.chunks.row_edges
         n_rows = int(np.searchsorted(edges, rows[1]) - np.searchsorted(edges, rows[0]))
         shape = (n_rows, len(session.chunks.col_edges) - 1)
         none = np.zeros((*shape, CELLS, CELLS), np.uint32) if cells else None
-        return MaskStatistics(np.zeros(shape, np.int64), np.zeros(shape, np.int64), none, none)
-    return session.engine.statistics(
-        codes, mask.positions, window, session.chunks, mask.table, footprint=mask.footprint, cells=cells
+        found = MaskStatistics(np.zeros(shape, np.int64), np.zeros(shape, np.int64), none, none)
+    else:
+        found = session.engine.statistics(
+            sight.codes,
+            sight.positions,
+            window,
+            session.chunks,
+            mask.table,
+            footprint=sight.footprint,
+            cells=cells > 0,
+        )
+    return found.clear, found.valid, *_kept_cells(found, cells)
+
+
+def _kept_cells(found: MaskStatistics, cells: int) -> tuple[NDArray[Any], ...]:
+    """Cells as the selection wants them, see :class:`SceneCounts`, in few bytes: they stay for all scenes."""
+    clear, valid = found.clear_cells, found.valid_cells
+    if not cells or clear is None or valid is None:
+        return ()
+    shape = found.clear.shape
+    if cells == CELLS:
+        seen = valid > 0
+        return ((2 * clear >= valid) & seen).reshape(*shape, -1), seen.reshape(*shape, -1)
+    fine = (*shape, cells, CELLS // cells, cells, CELLS // cells)
+    return tuple(
+        a.reshape(fine).sum(axis=(3, 5), dtype=np.uint16).reshape(*shape, -1) for a in (clear, valid)
     )
 
 
-def _join(session: Session, stats: list[list[MaskStatistics]], cells: bool) -> SceneCounts:
-    chunks = session.chunks
-    pixels = np.outer(np.diff(chunks.row_edges), np.diff(chunks.col_edges))
+def _join(session: Session, stats: list[list[Counted]]) -> SceneCounts:
+    """One scene after the other, each from its strips."""
+    pixels = np.outer(np.diff(session.chunks.row_edges), np.diff(session.chunks.col_edges))
     if not stats:
-        return SceneCounts(
-            np.zeros((0, *pixels.shape), np.int64), np.zeros((0, *pixels.shape), np.int64), pixels
-        )
-    clear, valid = (
-        np.array([np.concatenate([getattr(p, name) for p in parts]) for parts in stats])
-        for name in ("clear", "valid")
+        none = np.zeros((0, *pixels.shape), np.int64)
+        return SceneCounts(none, none, pixels)
+    clear, valid, *cells = (
+        np.array([np.concatenate([p[i] for p in parts]) for parts in stats]) for i in range(len(stats[0][0]))
     )
-    if not cells:
-        return SceneCounts(clear, valid, pixels)
-    clear_cells, valid_cells = (
-        np.array([np.concatenate([getattr(p, name) for p in parts]) for parts in stats]).reshape(
-            *clear.shape, -1
-        )
-        for name in ("clear_cells", "valid_cells")
-    )
-    seen = valid_cells > 0
-    return SceneCounts(clear, valid, pixels, (2 * clear_cells >= valid_cells) & seen, seen)
+    return SceneCounts(clear, valid, pixels, *cells)
+
+
+def strip_bytes(session: Session, masks: Sequence[SceneMask]) -> int:
+    """Bytes that a strip may take while it is ranked: few where no mask is decoded for each strip anew."""
+    most = session.budget.strip
+    return most if any(m.kept is None for m in masks) else min(most, CACHED_STRIP)
 
 
 def ranking_bytes(session: Session, masks: Sequence[SceneMask]) -> int:
-    """Bytes of the strips that all threads rank at once: keys and what comes of them, one mask decoded."""
+    """Bytes of the strips that all threads rank at once: keys and what comes of them, one mask decoded.
+
+    To these come the codes that are kept, as far as they do not fit where the bands will be.
+    """
     height, width = session.grid.shape
     chunk_row = int(np.diff(session.chunks.row_edges).max()) * width * STRIP_PIXEL_BYTES
-    strip = min(max(session.budget.strip, chunk_row), height * width * STRIP_PIXEL_BYTES)
-    part = max((min(m.window_bytes, session.budget.strip) for m in masks if m.codes is None), default=0)
-    return min(session.threads, len(session.chunks.row_edges) - 1) * (strip + part)
+    strip = min(max(strip_bytes(session, masks), chunk_row), height * width * STRIP_PIXEL_BYTES)
+    kept = sum(m.kept_bytes(session) for m in masks if m.kept is not None)
+    part = max((min(m.window_bytes, session.budget.strip) for m in masks if m.kept is None), default=0)
+    at_once = min(session.threads, len(session.chunks.row_edges) - 1) * (strip + part)
+    return at_once + max(kept - height * width * BAND_BYTES * len(session.bands), 0)
+
+
+def release_codes(session: Session, masks: Sequence[SceneMask]) -> None:
+    """Give up kept codes once the winners are known, unless they are few: repair may want them."""
+    if sum(m.kept_bytes(session) for m in masks) > session.budget.repair_codes:
+        for mask in masks:
+            mask.kept = None
 
 
 def compete(
@@ -314,17 +372,17 @@ def compete(
     """Let every competitor (mask, low part of its key) compete for the pixels of a state."""
     r0, r1, c0, c1 = state.window
     for rank, (mask, low) in enumerate(competitors):
-        codes = mask.part(session, (r0, r1), (c0, c1))
-        if codes is None:
+        sight = mask.part(session, (r0, r1), (c0, c1))
+        if sight is None:
             continue
         bars = None if barred is None or not barred[rank].any() else barred[rank]
         session.engine.rank(
             state,
-            codes,
-            mask.positions,
+            sight.codes,
+            sight.positions,
             mask.table,
             low,
-            footprint=mask.footprint,
+            footprint=sight.footprint,
             chunks=session.chunks,
             barred=bars,
         )

@@ -2,15 +2,16 @@
 
 A round paints a set of blocks. Its bands are grouped into passes by the size of their decoded
 tiles; each pass has a pool of slots, and passes start in order as memory allows. Within a pass a
-feeder takes slots for the tile groups in the order in which blocks need them, and a painter paints
-each block as soon as its tiles are there and frees the tiles that no later block needs.
+feeder asks for the tile groups and for their slots in the order in which blocks need them: a group
+that has come waits, compressed, for its slots. A painter paints each block as soon as its tiles
+are there, and frees the tiles that no later block needs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 from bestpixel_gpu.cog import codecs
 from bestpixel_gpu.cog.layout import HOST_CODECS
 from bestpixel_gpu.compositing.bands import BandFile
-from bestpixel_gpu.compositing.session import Session, first_error, together
+from bestpixel_gpu.compositing.session import Session, finished, first_error, together
 from bestpixel_gpu.engines.contract import (
     LOST_SLOT,
     SPARSE_SLOT,
     CompressedTile,
     Pool,
     TapSource,
+    Ticket,
     Window,
 )
 from bestpixel_gpu.errors import CorruptTileError, IncompleteError, SourceError
@@ -34,7 +36,7 @@ from bestpixel_gpu.plan.tiles import FetchGroup, Job, Needs, PassPlan, TileKey, 
 from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
 
-LOOKAHEAD_BYTES = 64 << 20
+LOOKAHEAD_BYTES = 16 << 20
 """Decoded tiles that may wait beyond those a block needs, where memory allows."""
 
 
@@ -165,21 +167,25 @@ class _Slots:
 
     def __init__(self, n: int) -> None:
         self._free = list(range(n - 1, -1, -1))
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[list[int]]]] = deque()
 
-    async def take(self, n: int) -> list[int]:
-        if self._waiting or len(self._free) < n:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((n, turn))
-            await turn
-        return [self._free.pop() for _ in range(n)]
+    def ask(self, n: int) -> asyncio.Future[list[int]]:
+        """Promise `n` slots, as soon as all that were promised before are given out."""
+        turn: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((n, turn))
+        self._serve()
+        return turn
 
     def give(self, slot: int) -> None:
+        """Take a slot back."""
         self._free.append(slot)
-        if self._waiting and len(self._free) >= self._waiting[0][0]:
-            _, turn = self._waiting.popleft()
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting and len(self._free) >= self._waiting[0][0]:
+            n, turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_result(None)
+                turn.set_result([self._free.pop() for _ in range(n)])
 
 
 class _Pass:
@@ -211,16 +217,19 @@ class _Pass:
 
     async def _feed(self, group: asyncio.TaskGroup) -> None:
         for part in self.plan.groups:
-            slots = await self.slots.take(len(part.indices))
-            group.create_task(self._fetch(part, slots))
+            await self.owner.undecoded.acquire(part.stored_bytes)
+            group.create_task(self._fetch(part, self.slots.ask(len(part.indices))))
 
-    async def _fetch(self, part: FetchGroup, slots: list[int]) -> None:
-        """Read a group's tiles and decode them into their slots."""
+    async def _fetch(self, part: FetchGroup, turn: Awaitable[list[int]]) -> None:
+        """Read a group's tiles and, when it is its turn, decode them into slots."""
         file = self.work.files[part.band][part.rank]
-        async with self.owner.undecoded.hold(part.stored_bytes):
+        try:
             answers = await self._read(file, part.indices)
+            slots = await turn
             status = await self._decode(file, part.indices, slots, answers)
             del answers
+        finally:
+            self.owner.undecoded.release(part.stored_bytes)
         for n, i in enumerate(part.indices):
             if isinstance(
                 status[n], CorruptTileError
@@ -265,23 +274,25 @@ class _Pass:
     ) -> list[Exception | None]:
         errors: list[Exception | None] = [a if isinstance(a, SourceError) else None for a in answers]
         good = [n for n, e in enumerate(errors) if e is None]
-        if good:
-            status = await self.session.compute(
-                self._load,
-                file,
-                [indices[n] for n in good],
-                [slots[n] for n in good],
-                [answers[n] for n in good],
-            )
-            for n, error in zip(good, status, strict=True):
-                errors[n] = error
+        if not good:
+            return errors
+        wanted = [[values[n] for n in good] for values in (indices, slots, answers)]
+        tiles, ticket, undecoded = await self.session.compute(self._load, file, *wanted)
+        await finished(ticket)
+        for (n, tile), bad in zip(tiles, ticket.wait(), strict=True):
+            if bad:
+                size = tile.layout.inflated_bytes
+                undecoded[n] = CorruptTileError(f"tile {tile.index} does not decode to {size} bytes")
+        for n, error in undecoded.items():
+            errors[good[n]] = error
         return errors
 
     def _load(
         self, file: BandFile, indices: list[int], slots: list[int], data: list[Any]
-    ) -> list[Exception | None]:
-        """On a compute thread: host codecs first, then the engine."""
-        tiles, errors = [], {}
+    ) -> tuple[list[tuple[int, CompressedTile]], Ticket, dict[int, Exception]]:
+        """On a compute thread: host codecs first, then the engine's promise for the tiles that are left."""
+        tiles: list[tuple[int, CompressedTile]] = []
+        errors: dict[int, Exception] = {}
         for n, (i, stored) in enumerate(zip(indices, data, strict=True)):
             layout, raw = file.level.layout_of(i), stored
             try:
@@ -290,16 +301,9 @@ class _Pass:
             except CorruptTileError as exc:
                 errors[n] = exc
                 continue
-            tiles.append((n, CompressedTile(i, raw, layout)))
-        status = self.session.engine.load(
-            self.pool, [slots[n] for n, _ in tiles], [t for _, t in tiles]
-        ).wait()
-        for (n, tile), bad in zip(tiles, status, strict=True):
-            if bad:
-                errors[n] = CorruptTileError(
-                    f"tile {tile.index} does not decode to {tile.layout.inflated_bytes} bytes"
-                )
-        return [errors.get(n) for n in range(len(indices))]
+            tiles.append((n, CompressedTile(i, raw, layout, file.level.inside(i))))
+        ticket = self.session.engine.load(self.pool, [slots[n] for n, _ in tiles], [t for _, t in tiles])
+        return tiles, ticket, errors
 
     async def _paint(self, job: Job) -> None:
         try:

@@ -10,7 +10,14 @@ import numpy as np
 
 from bestpixel_gpu.compositing.bands import BandFailure, BandFiles
 from bestpixel_gpu.compositing.choice import Choice, choose, take_winners
-from bestpixel_gpu.compositing.masks import MaskFailure, SceneMask, count_masks, ranking_bytes, read_masks
+from bestpixel_gpu.compositing.masks import (
+    MaskFailure,
+    SceneMask,
+    count_masks,
+    ranking_bytes,
+    read_masks,
+    release_codes,
+)
 from bestpixel_gpu.compositing.painting import Block, Painter, Round, least_tiles, plan_round
 from bestpixel_gpu.compositing.repair import next_winners
 from bestpixel_gpu.compositing.scenes import find_scenes, no_scenes
@@ -49,8 +56,7 @@ async def decide(session: Session) -> Decision:
     with session.stage("masks"):
         masks, failures = await read_masks(session, scenes)
     with session.stage("statistics"):
-        cells = session.request.coverage_target > 0
-        masks, counts, undecoded = await count_masks(session, masks, cells=cells)
+        masks, counts, undecoded = await count_masks(session, masks)
     _note_masks(session, masks, [*failures, *undecoded])
     if not masks:
         raise no_scenes(session)
@@ -89,7 +95,9 @@ async def _plan(
     """Read plan of the first round, in blocks narrow enough for the memory limit."""
     shape, chunks, budget = session.grid.shape, session.chunks, session.budget
     pixels = shape[0] * shape[1]
-    masks = sum(m.nbytes for m in choice.masks)
+    ranking = ranking_bytes(session, choice.masks)
+    release_codes(session, choice.masks)
+    masks = sum(m.nbytes + m.kept_bytes(session) * (m.kept is not None) for m in choice.masks)
     output = output_bytes(pixels, len(session.bands), choice.winners.dtype.itemsize)
     across = session.block_cols or len(chunks.col_edges) - 1
     while True:
@@ -102,7 +110,7 @@ async def _plan(
         stored = sum(p.stored_bytes for p in plans)
         memory = MemoryPlan(
             output=output,
-            ranking=ranking_bytes(session, choice.masks),
+            ranking=ranking,
             masks=masks,
             in_flight=min(stored, budget.undecoded) + min(stored, budget.kept),
             tiles=least_tiles(plans),
@@ -151,10 +159,9 @@ async def paint(session: Session, decision: Decision) -> dict[str, Any]:
         if not windows:
             return layers
         session.report.repair_rounds += 1
-        blocks = await next_winners(session, choice, layers, windows)
+        blocks, ranks = await next_winners(session, choice, layers, windows)
         if not blocks:
             return layers
-        ranks = sorted({r for b in blocks for r in np.unique(b.winners).tolist() if r >= 0})
         _note_files(session, await files.open(scenes, ranks, session.bands))
         work = Round(blocks, round_files(session, choice, files), layers, set(range(len(blocks))))
         plans = await plan_round(session, work)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bestpixel_gpu.catalog.providers import Endpoint
-from bestpixel_gpu.engines.contract import ChunkGrid, Engine
+from bestpixel_gpu.engines.contract import ChunkGrid, Engine, Ticket
 from bestpixel_gpu.geo.grid import Grid
 from bestpixel_gpu.geo.pixel_map import AxisMap, Projector, identity_map
 from bestpixel_gpu.plan.memory import Budget
@@ -96,6 +96,21 @@ async def together(work: list[Any], on_done: Callable[[int], None] | None = None
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
     return [t.result() for t in tasks]
+
+
+async def finished(ticket: Ticket) -> None:
+    """Wait for a batch of the engine without keeping a thread."""
+    if ticket.done():
+        return
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+    ticket.add_done_callback(lambda: loop.call_soon_threadsafe(_resolve, end))
+    await end
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():  # cancelled with the run
+        future.set_result(None)
 
 
 async def in_daemon_thread(work: Callable[..., T], *args: Any) -> T:

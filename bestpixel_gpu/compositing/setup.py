@@ -17,7 +17,7 @@ from bestpixel_gpu.engines.contract import ChunkGrid
 from bestpixel_gpu.errors import InputError
 from bestpixel_gpu.geo.crs import crs_text
 from bestpixel_gpu.geo.grid import Grid, chunk_edges, grid_in, grid_of_geobox, native_grid
-from bestpixel_gpu.plan.memory import Budget, check_output, output_bytes
+from bestpixel_gpu.plan.memory import BAND_BYTES, Budget, check_output, output_bytes
 from bestpixel_gpu.request import MAX_PIXELS, Request
 from bestpixel_gpu.result.report import Report
 from bestpixel_gpu.transfer.reader import Reader
@@ -37,7 +37,7 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
     interval = parse_interval(request.datetime)
     grid = output_grid(request)
     threads = request.threads or usable_cpus()
-    engine = engines.create(request.device, threads)
+    engine = engines.create(request.device, threads, request.inflate)
     executor = ThreadPoolExecutor(threads, thread_name_prefix="bestpixel-compute")
     try:
         limit = request.memory_limit or engine.budget()
@@ -55,9 +55,14 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
                 executor=executor,
                 threads=threads,
                 reader=reader,
-                report=Report.begin(request_dict(request), engine.name, threads),
+                report=Report.begin(request_dict(request), engine.name, threads, engine.note),
                 memory_limit=limit,
-                budget=Budget.of(limit, output_bytes(grid.width * grid.height, len(bands)), threads),
+                budget=Budget.of(
+                    limit,
+                    output_bytes(grid.width * grid.height, len(bands)),
+                    threads,
+                    grid.width * grid.height * len(bands) * BAND_BYTES,
+                ),
             )
         finally:
             await reader.close()

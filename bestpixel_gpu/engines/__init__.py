@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from bestpixel_gpu.errors import DeviceError, InputError
@@ -12,27 +13,50 @@ if TYPE_CHECKING:
 __all__ = ["create"]
 
 
-def create(device: str = "auto", threads: int | None = None) -> Engine:
-    """Engine of a device.
+def create(device: str = "auto", threads: int | None = None, inflate: str = "auto") -> Engine:
+    """Engine of a device; its `note` says what the caller should know about the choice.
 
     Parameters
     ----------
-    device : {"auto", "cpu", "cuda"}
-        ``"auto"`` takes the best device there is.
+    device : {"auto", "cpu", "cuda", "cuda:N"}
+        ``"auto"`` takes the first CUDA device if it can be used, else the CPU.
     threads : int, optional
         Threads of the CPU engine's own executor.
+    inflate : {"auto", "nvcomp", "safe"}
+        Who inflates on a CUDA device, see :class:`~bestpixel_gpu.engines.cuda.engine.CudaEngine`.
 
     Raises
     ------
     InputError
         If there is no such device name.
     DeviceError
-        If the device cannot be used.
+        If the named device cannot be used; the message says what to do.
     """
-    if device in ("auto", "cpu"):
-        from bestpixel_gpu.engines.cpu.engine import CpuEngine
+    if device == "cpu":
+        return _cpu(threads)
+    if device != "auto" and not re.fullmatch(r"cuda(:[0-9]+)?", device):
+        raise InputError(f"device={device!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    index = int(device.partition(":")[2] or 0)
+    try:
+        return _cuda(index, inflate)
+    except DeviceError as error:
+        if device != "auto":
+            raise DeviceError(f"device={device!r}: {error}") from error.__cause__
+        return _cpu(threads, f"device='auto' chose the CPU: {error}")
 
-        return CpuEngine(threads)
-    if device == "cuda" or device.startswith("cuda:"):
-        raise DeviceError("the CUDA engine is not in this version; use device='cpu' or 'auto'")
-    raise InputError(f"device={device!r}: expected 'auto', 'cpu' or 'cuda'")
+
+def _cpu(threads: int | None, note: str = "") -> Engine:
+    from bestpixel_gpu.engines.cpu.engine import CpuEngine
+
+    engine = CpuEngine(threads)
+    engine.note = note
+    return engine
+
+
+def _cuda(index: int, inflate: str) -> Engine:
+    from bestpixel_gpu.engines.cuda.environment import problem
+
+    reason = problem(index)
+    if reason is not None:
+        raise DeviceError(reason)
+    raise DeviceError("the CUDA engine is not in this version")

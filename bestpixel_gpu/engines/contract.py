@@ -11,7 +11,7 @@ Windows are half-open and in pixels: ``(row0, row1, col0, col1)``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ NO_KEY = 0xFFFFFFFF
 """Key of a pixel that no scene competes for."""
 SCORE_SHIFT = 17
 """key = score << 17 | (not selected) << 16 | rank."""
+NOT_SELECTED = 1 << 16
+RANK_BITS = 0xFFFF
 NO_SCORE = 65535
 """Quality of a pixel without a winner; other scores are below 32767."""
 NODATA_CODE = 255
@@ -51,6 +53,8 @@ class CompressedTile:
     index: int
     data: bytes | bytearray | memoryview | None
     layout: TileLayout
+    inside: tuple[int, int] | None = None
+    """Rows and columns, from the tile's corner, that lie inside the raster; all where ``None``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,6 +192,14 @@ class Ticket(Protocol):
         """:data:`TILE_OK` or :data:`TILE_CORRUPT` for each tile of the batch, in its order."""
         ...
 
+    def done(self) -> bool:
+        """Whether :meth:`wait` would return at once."""
+        ...
+
+    def add_done_callback(self, call: Callable[[], object]) -> None:
+        """Call once when :meth:`wait` would not wait any more, at once if so now; on any thread."""
+        ...
+
 
 @dataclass(slots=True, eq=False)
 class MaskStatistics:
@@ -213,9 +225,19 @@ class Engine(Protocol):
 
     name: str
     """``"cpu"`` or ``"cuda:0"``."""
+    note: str
+    """What the caller should know about the device, for instance why it is not another one."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> Any:
         """Engine array, filled if asked."""
+        ...
+
+    def fill(self, array: Any, value: int) -> None:
+        """Set every pixel of an array, or of a window of one."""
+        ...
+
+    def from_host(self, array: NDArray[Any]) -> Any:
+        """Engine array with the same content."""
         ...
 
     def pool(self, slot_bytes: int, n_slots: int) -> Pool:
@@ -227,6 +249,8 @@ class Engine(Protocol):
 
         A tile that does not decode to exactly its layout's bytes is corrupt; its slot's content is
         then undefined. Bytes after the end of a zlib stream are ignored. No tile here is sparse.
+        The whole tile is verified, but only its samples `inside` the raster are written, each where
+        it lies in the whole tile: what the slot holds of the padding is undefined.
         """
         ...
 
@@ -288,6 +312,43 @@ class Engine(Protocol):
         Only pixels of ``state.window`` are touched. In chunks that `barred` marks (chunk rows,
         chunk cols of the whole grid) the scene is counted but does not compete.
         """
+        ...
+
+    def settle(
+        self, keys: Any, quality: Any, winners: Any, n_scenes: int, where: Any = None
+    ) -> NDArray[np.int64]:
+        """Write what keys say: quality and rank of the winner, 65535 and -1 where there is none.
+
+        `where` (uint8) restricts it to the pixels it marks. Returns how many of the pixels written
+        each rank won; the last entry, at `n_scenes`, those without a winner.
+        """
+        ...
+
+    def extra_wins(self, keys: Any, window: Window, chunks: ChunkGrid, n_scenes: int) -> NDArray[np.int64]:
+        """Pixels that each unselected scene wins, (scene, chunk row, chunk col) of the window's chunks.
+
+        `window` starts and ends on chunk edges; its rows and columns are those of `keys`.
+        """
+        ...
+
+    def failed(self, bands: Sequence[Any], winners: Any) -> tuple[Window, Any] | None:
+        """Pixels that have a winner and nodata in some band; ``None`` if there is none.
+
+        Returns the box around them, counted from the arrays' first pixel, and the marks of the
+        box's pixels (uint8, 1 failed).
+        """
+        ...
+
+    def keys_of(self, quality: Any, winners: Any, selected: NDArray[np.bool_], where: Any) -> Any:
+        """The keys again from the layers, `selected` by rank; NO_KEY without a winner or a mark."""
+        ...
+
+    def reopen(self, bands: Sequence[Any], winners: Any, where: Any, n_scenes: int) -> NDArray[np.int64]:
+        """Write nodata into the marked pixels of all bands; counts their winners as `settle` does."""
+        ...
+
+    def only(self, winners: Any, where: Any) -> Any:
+        """A copy of `winners`, -1 where `where` marks nothing."""
         ...
 
     def owners(

@@ -24,7 +24,7 @@ OUTSIDE = -(1 << 62)
 """Position of a point that has no place in the source."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class AxisMap:
     """Same CRS: column and row positions are independent tables.
 
@@ -40,7 +40,7 @@ class AxisMap:
     y: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LatticeMap:
     """Another CRS: exact positions at every ``2**log2_step``-th output pixel centre.
 

@@ -21,20 +21,23 @@ class Budget:
     strip: int
     """Keys and layers of a strip that is ranked at once, per thread."""
     codes: int
-    """Score codes kept between sweeps, all masks together."""
+    """Score codes kept until the winners are known, all masks together."""
+    repair_codes: int
+    """Score codes kept for repair."""
     undecoded: int
     """Compressed bytes under way or waiting to be decoded."""
     kept: int
     """Compressed band tiles kept for repair."""
 
     @classmethod
-    def of(cls, limit: int, output: int, threads: int) -> Budget:
-        """Shares of what the output leaves of the limit."""
+    def of(cls, limit: int, output: int, threads: int, bands: int) -> Budget:
+        """Shares of what the output leaves of the limit; `bands` of its bytes are the bands."""
         spare = max(limit - output, 0)
         return cls(
             strip=max(min(64 * MIB, spare // (2 * threads)), MIB),
-            codes=min(64 * MIB, spare // 4),
-            undecoded=max(min(48 * MIB, spare // 4), MIB),
+            codes=min(64 * MIB + bands, spare // 4),  # there are no bands yet
+            repair_codes=min(16 * MIB, spare // 8),
+            undecoded=max(min(32 * MIB, spare // 4), MIB),
             kept=min(64 * MIB, spare // 8),
         )
 
@@ -46,9 +49,9 @@ class MemoryPlan:
     output: int
     """Bands, quality, counts, winners."""
     ranking: int
-    """Strips of keys and decoded masks, of all threads."""
+    """Strips of keys and decoded masks, of all threads, and kept codes that do not fit where bands go."""
     masks: int
-    """Compressed class masks, and the codes kept of them."""
+    """Compressed class masks, and the codes kept of them for repair."""
     in_flight: int
     """Compressed bytes under way, waiting to be decoded, or kept for repair."""
     tiles: int

@@ -17,6 +17,8 @@ from bestpixel_gpu.errors import InputError
 FULL_MISSING = 0.01
 """A scene that misses at most this share of what can be seen counts as a full observer."""
 MAX_TARGET = 0.999
+LEAST_GAIN = 0.001
+"""A pick adds at least this share of what can be seen of a chunk."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,15 +30,17 @@ class SceneCounts:
     clear, valid : int64, (scene, chunk row, chunk col)
     pixels : int64, (chunk row, chunk col)
         Output pixels of each chunk.
-    clear_cells, valid_cells : bool, (scene, chunk row, chunk col, 1024) or None
-        Cells of a chunk that are observed; that are clear in at least half of what is observed.
+    clear_cells, valid_cells : (scene, chunk row, chunk col, cell) or None
+        The same by square cells of a chunk. Fixed selection: uint16, pixels, 16 x 16 cells.
+        Adaptive: bool, 32 x 32 cells that are clear in at least half of what is observed; that
+        are observed at all.
     """
 
     clear: NDArray[np.int64]
     valid: NDArray[np.int64]
     pixels: NDArray[np.int64]
-    clear_cells: NDArray[np.bool_] | None = None
-    valid_cells: NDArray[np.bool_] | None = None
+    clear_cells: NDArray[Any] | None = None
+    valid_cells: NDArray[Any] | None = None
 
     def without(self, gone: Sequence[int]) -> SceneCounts:
         """The same for the other scenes."""
@@ -102,18 +106,53 @@ def select_fixed(
     ranks: Sequence[int],
     top_k: int,
 ) -> NDArray[np.bool_]:
-    """Scenes among the `top_k` clearest (clear / all pixels) of some chunk and required tile.
+    """Scenes that add clear or observed pixels to those picked before, `top_k` for a chunk and tile.
 
-    Equal shares fall back to rank; a scene that sees nothing of a chunk is not picked for it.
+    A picked scene competes everywhere, so what it shows counts everywhere. One is picked after the
+    other: each chunk that took fewer than `top_k` names the scene that adds most to it (at least
+    :data:`LEAST_GAIN`), and the scene with the largest sum of those gains is picked and counted
+    for the chunks that named it. A chunk thus gets its own best scenes, and none that brings nothing.
+    Ties go to the better rank.
     """
-    place = {i: p for p, i in enumerate(ranks)}
+    assert counts.clear_cells is not None
+    assert counts.valid_cells is not None
     picked = np.zeros(len(scenes), bool)
-    for tile, members in _by_tile(scenes).items():
-        for r, c in _chunks_that_need(required, tile):
-            seen = [i for i in members if counts.valid[i, r, c] > 0]
-            seen.sort(key=lambda i: (-int(counts.clear[i, r, c]), place[i]))
-            picked[seen[:top_k]] = True
+    members = _by_tile(scenes)
+    for tile, own in members.items():
+        in_order = sorted(own, key=list(ranks).index)
+        rows, cols = np.array(_chunks_that_need(required, tile), np.intp).reshape(-1, 2).T
+        clear, valid = (a[in_order][:, rows, cols] for a in (counts.clear_cells, counts.valid_cells))
+        picked[[in_order[m] for m in _cover(clear, valid, top_k)]] = True
     return picked
+
+
+def _cover(clear: NDArray[Any], valid: NDArray[Any], top_k: int) -> list[int]:
+    """Picks, by place; `clear` and `valid` are pixels (scene, chunk, cell), scenes in rank order.
+
+    What several scenes show of a cell together is taken to be what the best of them shows.
+    """
+    seen = np.zeros((2, *clear.shape[1:]), clear.dtype)
+    least = np.maximum(1, LEAST_GAIN * valid.max(axis=0, initial=0).sum(axis=-1, dtype=np.int64))
+    room = np.full(clear.shape[1], top_k)
+    picks: list[int] = []
+    while room.any():
+        gain = _added(clear, seen[0]) + _added(valid, seen[1])
+        named = gain.argmax(axis=0)
+        best = gain.max(axis=0)
+        room[best < least] = 0  # nothing will add more later: what is seen only grows
+        best[room == 0] = 0
+        if not best.any():
+            break
+        sums = np.bincount(named, weights=best, minlength=len(clear))
+        picks.append(pick := int(sums.argmax()))
+        room[(named == pick) & (room > 0)] -= 1
+        np.maximum(seen, (clear[pick], valid[pick]), out=seen)
+    return picks
+
+
+def _added(shown: NDArray[Any], seen: NDArray[Any]) -> NDArray[np.int64]:
+    """Pixels that each scene adds to each chunk, (scene, chunk)."""
+    return np.array([(np.maximum(s, seen) - seen).sum(axis=-1, dtype=np.int64) for s in shown])
 
 
 def select_adaptive(

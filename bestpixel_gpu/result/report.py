@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -91,6 +92,8 @@ class Report:
 
     request: dict[str, Any] = field(default_factory=dict)
     device: str = ""
+    device_note: str = ""
+    """Why this device, where the caller left the choice; how it works, where that may differ."""
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     items_found: int = 0
@@ -110,9 +113,12 @@ class Report:
     undecided_offsets: int = 0
 
     @classmethod
-    def begin(cls, request: dict[str, Any], device: str, threads: int) -> Report:
+    def begin(cls, request: dict[str, Any], device: str, threads: int, device_note: str = "") -> Report:
         """Report of a run that starts now, with the versions it runs on."""
-        return cls(request=request, device=device, threads=threads, versions=_versions())
+        versions = dict(_versions())
+        return cls(
+            request=request, device=device, device_note=device_note, threads=threads, versions=versions
+        )
 
     def scene(self, id: str) -> SceneRecord:  # noqa: A002  (STAC's own word)
         """Record of an item: the used one where a dropped twin has the same id; KeyError if none."""
@@ -188,7 +194,8 @@ class Report:
             ("empty", f"{self.empty_pixels} pixels without an observation"),
             ("read", f"{mib(self.bytes)} in {self.requests} requests, {self.retries} retries"),
             ("seconds", f"{sum(self.seconds.values()):.2f}" + (f" ({times})" if times else "")),
-            ("device", f"{self.device}, {self.threads} threads"),
+            ("device", f"{self.device}, {self.threads} threads"
+                       + (f" ({self.device_note})" if self.device_note else "")),
         ]  # fmt: skip
         lost = [(str(s.status), f"{s.id}: {s.reason}") for s in self.scenes if s.status != "used"]
         lost += [("tile", f"{f.item} {f.asset} {f.tile}: {f.message}") for f in self.failures]
@@ -237,6 +244,7 @@ def _html_rows(rows: Iterable[tuple[str, ...]], cell: str = "td") -> str:
     return "".join(f"<tr>{''.join(f'{left}{escape(c)}</{cell}>' for c in row)}</tr>" for row in rows)
 
 
+@cache
 def _versions() -> dict[str, str]:
     """Versions that can change a result or its speed."""
     from bestpixel_gpu import __version__

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 from urllib.request import url2pathname
 
 from bestpixel_gpu.errors import AuthError, InputError, without_query
@@ -76,13 +77,19 @@ def locate(href: str) -> Location:
 
 def _host(href: str) -> str:
     try:
-        parts = urlsplit(href)
-        if parts.hostname and (parts.port is None or parts.port > 0):
-            return parts.hostname
+        if host := _name_in(urlsplit(href).netloc):
+            return host
     except ValueError:  # brackets that do not close, a port that is no number
         pass
     shown = href.partition("?")[0].rpartition("@")[2]
     raise InputError(f"{shown}: not a web address, it names no host or an impossible port")
+
+
+@lru_cache(maxsize=256)
+def _name_in(netloc: str) -> str | None:
+    """Host name, if there is one and its port is possible."""
+    parts = SplitResult("", netloc, "", "", "")
+    return parts.hostname if parts.port is None or parts.port > 0 else None
 
 
 def _local(href: str) -> Location:

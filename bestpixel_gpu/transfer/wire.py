@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Final
@@ -18,6 +19,8 @@ KEEP_S: Final = 15.0
 """A connection idle for longer is closed, before most servers would do so in the middle of a request."""
 _NEXT_ADDRESS_S: Final = 0.25
 """Pause before the next address of a host is tried beside one that does not answer (RFC 8305, 8)."""
+_NUMBERS = re.compile(r"[0-9.]+|.*:.*")
+"""A host that is an address itself."""
 
 Origin = tuple[str, str]
 """Scheme and what stands between it and the path."""
@@ -357,12 +360,13 @@ class Wire:
         if tls and self._trust is None:
             self._trust = ssl.create_default_context()
             self._trust.set_alpn_protocols(["http/1.1"])
+        host = parts.hostname or ""
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(self._standing),
-            parts.hostname or "",
+            host,
             parts.port or (443 if tls else 80),
             ssl=self._trust if tls else None,
-            happy_eyeballs_delay=_NEXT_ADDRESS_S,
+            happy_eyeballs_delay=None if _NUMBERS.fullmatch(host) else _NEXT_ADDRESS_S,
         )
         return connection
 

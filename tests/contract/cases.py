@@ -145,12 +145,14 @@ def levels(rng, grid, dtype, rule):
 
 
 def source_for(engine, data, grid, positions, rule, slots):
-    """Load a raster's tiles into an engine's pool."""
+    """Load a raster's tiles into an engine's pool, where the padding is noise."""
     dtype = data.dtype
     layout = TileLayout(
         codec="none", width=grid.tile_width, height=grid.tile_height, bits=8 * dtype.itemsize, kind=dtype.kind
     )
     pool = engine.pool(layout.decoded_bytes, len(slots))
+    noise = np.random.default_rng(grid.width).bytes(layout.decoded_bytes)
+    engine.load(pool, range(len(slots)), [CompressedTile(0, noise, layout)] * len(slots)).wait()
     tiles, where = [], []
     for index, slot in enumerate(slots):
         if slot >= 0:
@@ -158,7 +160,11 @@ def source_for(engine, data, grid, positions, rule, slots):
             part = data[i * grid.tile_height :][: grid.tile_height, j * grid.tile_width :][
                 :, : grid.tile_width
             ]
-            tiles.append(CompressedTile(index, part.tobytes(), layout))
+            inside = (
+                min(grid.tile_height, grid.height - i * grid.tile_height),
+                min(grid.tile_width, grid.width - j * grid.tile_width),
+            )
+            tiles.append(CompressedTile(index, part.tobytes(), layout, inside))
             where.append(int(slot))
     assert not engine.load(pool, where, tiles).wait().any()
     geometry = TapGeometry(
@@ -188,13 +194,15 @@ def winners_of(rng, rows, cols, ranks):
     return out.astype(rng.choice([np.int16, np.int32]))
 
 
-def mask_tiles(rng, grid, bits, kind, classes=16):
+def mask_tiles(rng, grid, bits, kind, classes=16, **how):
     """All tiles of a class mask; some sparse, broken or left out."""
-    layout = TileLayout(codec="deflate", width=grid.tile_width, height=grid.tile_height, bits=bits, kind=kind)
+    size = {"width": grid.tile_width, "height": grid.tile_height}
+    layout = TileLayout(codec="deflate", bits=bits, kind=kind, **size, **how)
     tiles = []
     for index in range(grid.tiles_across * grid.tiles_down):
         what = rng.random()
-        pixels = rng.integers(0, classes, (layout.height, layout.width, 1)).astype(layout.dtype)
+        shape = layout.height, layout.width, layout.samples
+        pixels = rng.integers(0, classes, shape).astype(layout.dtype)
         tile = compressed(pixels, layout, index)
         if what < 0.1:
             tile = replace(tile, data=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cases
 import numpy as np
@@ -13,6 +14,7 @@ from reference import ReferenceEngine
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.contract import (
     NO_KEY,
+    NODATA_CODE,
     TILE_CORRUPT,
     ChunkGrid,
     CompressedTile,
@@ -73,6 +75,37 @@ def test_tiles_of_every_layout(decoding_engine, layout):
         assert got.tobytes() == np.ascontiguousarray(pixels).tobytes(), tile.layout
 
 
+@pytest.mark.parametrize("layout", list(layouts()), ids=lambda d: f"{d['kind']}{d['bits']}p{d['predictor']}")
+def test_only_what_lies_inside_the_raster_is_wanted(decoding_engine, layout):
+    rng = np.random.default_rng(layout["bits"])
+    made, expected = [], []
+    for codec, order, samples in (("deflate", "<", 1), ("none", ">", 1), ("deflate", ">", 3)):
+        for inside in ((5, 37), (5, 20), (3, 37), (2, 9), (1, 1)):
+            how = TileLayout(
+                codec=codec, width=37, height=5, byteorder=order, samples=samples, sample=samples - 1,
+                **layout,
+            )  # fmt: skip
+            pixels = cases.random_pixels(rng, how)
+            made.append(replace(cases.compressed(pixels, how, len(made)), inside=inside))
+            expected.append(pixels[: inside[0], : inside[1], how.sample])
+    pool = decoding_engine.pool(37 * 5 * 8, len(made))
+    assert not decoding_engine.load(pool, range(len(made)), made).wait().any()
+    for slot, (tile, pixels) in enumerate(zip(made, expected, strict=True)):
+        rows, cols = tile.inside
+        got = slot_of(decoding_engine, pool, slot, tile.layout)[:rows, :cols]
+        assert got.tobytes() == np.ascontiguousarray(pixels).tobytes(), tile
+
+
+def test_damage_in_the_padding_is_damage(decoding_engine):
+    layout = TileLayout(codec="deflate", width=64, height=64, bits=16, predictor=2)
+    raw = cases.encode(np.random.default_rng(0).integers(0, 500, (64, 64, 1)).astype(np.uint16), layout)
+    good = zlib.compress(raw)
+    stored = [good, good[:-1] + bytes([good[-1] ^ 1]), zlib.compress(raw[:-2]), zlib.compress(raw + b"\0\0")]
+    tiles = [CompressedTile(i, data, layout, (3, 5)) for i, data in enumerate(stored)]
+    pool = decoding_engine.pool(layout.decoded_bytes, len(tiles))
+    assert list(decoding_engine.load(pool, range(4), tiles).wait()) == [0, 1, 1, 1]
+
+
 def test_whole_and_broken_streams_in_one_batch(decoding_engine):
     layout = TileLayout(codec="deflate", width=64, height=64, bits=16, predictor=2)
     rng = np.random.default_rng(0)
@@ -127,7 +160,10 @@ def test_classify(decoding_engine, seed):
     rng = np.random.default_rng(seed)
     grid = cases.some_grid(rng)
     bits, kind, nodata = [(8, "u", 0), (16, "u", 300), (16, "i", -1), (8, "i", -3), (4, "u", 3)][seed % 5]
-    tiles = cases.mask_tiles(rng, grid, bits, kind)
+    samples = 2 if seed % 7 == 0 else 1
+    how = {"samples": samples, "sample": samples - 1, "byteorder": "<>"[seed % 4 == 0]}
+    predictor = 2 if bits >= 8 and seed % 2 else 1
+    tiles = cases.mask_tiles(rng, grid, bits, kind, predictor=predictor, **how)
     table = cases.score_table(rng)
     table.codes[[300, 65535, 253]] = [1, 0, 255]
     window = cases.some_window(rng, grid.height, grid.width)
@@ -137,6 +173,42 @@ def test_classify(decoding_engine, seed):
     assert (got.window, got.width, got.height) == (window, grid.width, grid.height)
     np.testing.assert_array_equal(status, want_status)
     np.testing.assert_array_equal(decoding_engine.to_host(got.data), want.data)
+
+
+@pytest.mark.parametrize(
+    ("bits", "order", "predictor"), [(8, "<", 1), (8, "<", 2), (16, "<", 2), (16, ">", 2)]
+)
+def test_classes_of_every_value(decoding_engine, bits, order, predictor):
+    rng = np.random.default_rng(bits)
+    grid = TileGrid(width=150, height=40, tile_width=96, tile_height=32)
+    layout = TileLayout(codec="deflate", width=96, height=32, bits=bits, predictor=predictor, byteorder=order)
+    tiles = [cases.compressed(cases.random_pixels(rng, layout), layout, i) for i in range(4)]
+    codes = rng.integers(0, 256, 65536).astype(np.uint8)
+    table = MaskTable(codes, np.zeros(256, np.uint16), np.zeros(256, bool))
+    for window in ((0, 40, 0, 150), (3, 37, 17, 149), (31, 33, 95, 97), (35, 40, 100, 101)):
+        for given in (tiles, tiles[1:]):
+            want, _ = REFERENCE.classify(given, grid, window, table, nodata=0)
+            got, status = decoding_engine.classify(given, grid, window, table, nodata=0)
+            assert not status.any()
+            np.testing.assert_array_equal(decoding_engine.to_host(got.data), want.data)
+
+
+@pytest.mark.parametrize("grow", [1, 5, 24])
+def test_nodata_grows_by_whole_squares(engine, grow):
+    rng = np.random.default_rng(grow)
+    pixels = np.ones((90, 130), np.uint8)
+    pixels[rng.integers(0, 90, 6), rng.integers(0, 130, 6)] = 0
+    pixels[70:, 100:] = 0
+    layout = TileLayout(codec="none", width=130, height=90, bits=8)
+    codes = np.full(65536, 3, np.uint8)
+    codes[0] = NODATA_CODE
+    table = MaskTable(codes, np.zeros(256, np.uint16), np.zeros(256, bool))
+    grid = TileGrid(width=130, height=90, tile_width=130, tile_height=90)
+    how = {"nodata": 0, "grow": grow}
+    for window in ((0, 90, 0, 130), (20, 77, 5, 101)):
+        want, _ = REFERENCE.classify([CompressedTile(0, pixels, layout)], grid, window, table, **how)
+        got, _ = engine.classify([CompressedTile(0, pixels.tobytes(), layout)], grid, window, table, **how)
+        np.testing.assert_array_equal(engine.to_host(got.data), want.data)
 
 
 def mask_case(rng, engine, kind, rows, cols):
@@ -189,7 +261,7 @@ def test_rank(engine, kind, seed):
         window,
         engine.empty(shape, np.uint32, NO_KEY),
         None if counts is None else engine.empty(shape, np.uint16, 0),
-        floor,
+        None if floor is None else engine.from_host(floor),
     )
     for scene in range(3):
         table, positions, ref_mask, mask = mask_case(rng, engine, kind, rows, cols)
@@ -215,7 +287,7 @@ def test_only_keys_above_the_floor_compete(engine):
     positions = AxisMap(cases.steps(3, 1, 1), cases.steps(1, 1, 1))
     low = 1 << 16 | 3
     floor = np.array([[low, 9 << 17 | low, (9 << 17 | low) - 1]], np.uint32)
-    state = RankState((0, 1, 0, 3), engine.empty((1, 3), np.uint32, NO_KEY), None, floor)
+    state = RankState((0, 1, 0, 3), engine.empty((1, 3), np.uint32, NO_KEY), None, engine.from_host(floor))
     engine.rank(state, mask, positions, table, low)
     assert list(engine.to_host(state.keys)[0]) == [NO_KEY, NO_KEY, 9 << 17 | low]
 

@@ -52,11 +52,12 @@ class PaintCase:
         touched = {}
         failed = REFERENCE.paint(target, self.window, self.winners, self.want, touched)
         out = engine.empty(self.shape, np.uint16, 12345)
-        count = engine.paint(out, self.window, self.winners, self.got)
+        winners = engine.from_host(self.winners)
+        count = engine.paint(out, self.window, winners, self.got)
         np.testing.assert_array_equal(engine.to_host(out), target)
         assert count == failed
         geometries = {rank: source.geometry for rank, source in self.got.items()}
-        owned = engine.owners(self.window, self.winners, geometries)
+        owned = engine.owners(self.window, winners, geometries)
         brute = REFERENCE.owners(self.window, self.winners, geometries)
         assert owned.keys() == brute.keys()
         for rank in owned:
@@ -87,9 +88,9 @@ def test_paint_far_apart(engine):
     grid = TileGrid(width=3000, height=4, tile_width=3000, tile_height=4)
     winners, slots = np.zeros((3, 500), np.int16), np.zeros(1, np.int32)
     got, want = engine.empty((3, 500), np.uint16), np.empty((3, 500), np.uint16)
-    for run, out in ((engine, got), (REFERENCE, want)):
+    for run, out, won in ((engine, got, engine.from_host(winners)), (REFERENCE, want, winners)):
         source = cases.source_for(run, data, grid, positions, rule, slots)
-        assert run.paint(out, (0, 3, 0, 500), winners, {0: source}) == 0
+        assert run.paint(out, (0, 3, 0, 500), won, {0: source}) == 0
     np.testing.assert_array_equal(engine.to_host(got), want)
 
 
@@ -112,7 +113,7 @@ def plain_source(engine, data, positions, rule, tile=16):
 
 def painted(engine, source, rows, cols):
     out = engine.empty((rows, cols), np.uint16, 1)
-    failed = engine.paint(out, (0, rows, 0, cols), np.zeros((rows, cols), np.int16), {0: source})
+    failed = engine.paint(out, (0, rows, 0, cols), engine.empty((rows, cols), np.int16, 0), {0: source})
     return np.array(engine.to_host(out)), failed
 
 
@@ -204,7 +205,7 @@ def test_weights_of_zero_ask_for_nothing(engine):
     )
     source = cases.source_for(engine, data, grid, AxisMap(x, x[:1] // 2), rule, slots)
     out = engine.empty((1, 4), np.uint16, 1)
-    winners = np.zeros((1, 4), np.int16)
+    winners = engine.empty((1, 4), np.int16, 0)
     assert engine.paint(out, (0, 1, 0, 4), winners, {0: source}) == 2
     assert list(engine.to_host(out)[0]) == [7, NODATA, 7, NODATA]
     for c, tiles in enumerate([[0], [0, 1], [0], [0, 1]]):
@@ -246,6 +247,7 @@ def test_nothing_won_nothing_painted(engine):
     out = engine.empty((16, 16), np.uint16, 5)
     winners = np.full((16, 16), -1, np.int16)
     winners[3, 4] = 2
+    winners = engine.from_host(winners)
     assert engine.paint(out, (0, 16, 0, 16), winners, {0: source}) == 0
     assert (engine.to_host(out) == 5).all()
     assert engine.paint(out, (0, 16, 0, 16), winners, {}) == 0
@@ -275,15 +277,14 @@ def test_split_windows_and_threads_give_the_same_bytes(engine, kind):
         state = RankState(window, keys, counts)
         for rank in range(4):
             engine.rank(state, masks[rank], maps[rank], mask_table, rank, footprint=Footprint(ONE, ONE))
-        keys = engine.to_host(keys)
-        winners[...] = np.where(keys == NO_KEY, -1, keys & 0xFFFF)
+        engine.settle(keys, engine.empty(keys.shape, np.uint16), winners, 4)
         return engine.paint(band, window, winners, sources)
 
     def run(windows, threads):
         keys = engine.empty((rows, cols), np.uint32, NO_KEY)
         counts = engine.empty((rows, cols), np.uint16, 0)
         band = engine.empty((rows, cols), np.uint16, 0)
-        winners = np.empty((rows, cols), np.int16)
+        winners = engine.empty((rows, cols), np.int16)
 
         def one(window):
             part = np.s_[window[0] : window[1], window[2] : window[3]]

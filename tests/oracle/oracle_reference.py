@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from picks import by_hand
 from pyproj import CRS, Transformer
 
 ONE = 1 << 32
@@ -445,19 +446,6 @@ def in_order(scenes: Sequence[RefScene], clear: Sequence[int], order: str) -> li
     return sorted(range(len(scenes)), key=key)
 
 
-def pick(layers: Sequence[MaskLayer], chunks: Sequence[tuple[slice, slice]], top_k: int | None) -> list[bool]:
-    """Which scenes (given in rank order, all of one tile) some chunk picks for its clear share."""
-    if top_k is None:
-        return [True] * len(layers)
-    picked = [False] * len(layers)
-    for chunk in chunks:
-        seen = [i for i, m in enumerate(layers) if m.observed[chunk].any()]
-        seen.sort(key=lambda i: -int(layers[i].clear[chunk].sum()))  # stable: ties keep rank
-        for i in seen[:top_k]:
-            picked[i] = True
-    return picked
-
-
 def composite(
     scenes: Sequence[RefScene],
     grid: RefGrid,
@@ -478,7 +466,9 @@ def composite(
     clear = [int(m.clear.sum()) for m in made]
     ranks = in_order(scenes, clear, order)
     chunks = grid.chunks()
-    picked = pick([made[i] for i in ranks], chunks, top_k)
+    clear_pixels, observed = (np.array([getattr(m, n) for m in made]) for n in ("clear", "observed"))
+    chosen = by_hand(clear_pixels, observed, ranks, chunks, top_k)
+    picked = [i in chosen for i in ranks]
     if fill is None:
         ranks = [i for i, yes in zip(ranks, picked, strict=True) if yes]
         picked = [True] * len(ranks)

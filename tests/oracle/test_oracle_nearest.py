@@ -335,7 +335,7 @@ def test_selection_by_chunk_equals_the_reference(
     assert_matches(got, want)
 
 
-@pytest.mark.parametrize(("top_k", "fill"), [(1, False), (2, False), (1, 0.4)])
+@pytest.mark.parametrize(("top_k", "fill"), [(1, False), (1, 0.4)])
 def test_native_grid_cuts_chunks_at_the_crs_origin(
     tmp_path_factory: pytest.TempPathFactory, top_k: int, fill: float | bool
 ) -> None:

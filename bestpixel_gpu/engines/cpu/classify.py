@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.contract import (
     NODATA_CODE,
+    TILE_CORRUPT,
     TILE_OK,
     CompressedTile,
     MaskTable,
@@ -18,8 +22,10 @@ from bestpixel_gpu.engines.contract import (
     Window,
 )
 from bestpixel_gpu.engines.cpu.decode import Decoder
-from bestpixel_gpu.engines.cpu.jit import inlined, kernel
+from bestpixel_gpu.engines.cpu.jit import inlined, int64, kernel
 from bestpixel_gpu.engines.cpu.jit import table as as_table
+from bestpixel_gpu.engines.cpu.native import call_inflate, copy_memory, load_pair, moved, start_of, store_pair
+from bestpixel_gpu.engines.cpu.unpack import CORRUPT, Packing, packing_of, running_sums
 from bestpixel_gpu.errors import FormatError
 
 _NODATA = np.uint8(NODATA_CODE)
@@ -36,90 +42,237 @@ def classify(
 ) -> tuple[ScoreRaster, NDArray[np.int8]]:
     """Score codes of a window of a mask; see the contract."""
     row0, row1, col0, col1 = window
-    data = np.full((row1 - row0, col1 - col0), NODATA_CODE, np.uint8)
+    data = np.empty((row1 - row0, col1 - col0), np.uint8)
     status = np.full(len(tiles), TILE_OK, np.int8)
-    codes = as_table(table.codes, np.uint8)
-    room = np.empty(0, np.uint8)
+    parts = {tile.index: _part(tile, grid, window) for tile in tiles}
+    if sum(part.rows * part.cols for part in parts.values()) < data.size:
+        data.fill(NODATA_CODE)
+    alike: dict[TileLayout, list[int]] = {}
     for i, tile in enumerate(tiles):
-        bits = 8 * tile.layout.dtype.itemsize
-        if tile.layout.kind not in "ui" or bits > 16:
-            raise FormatError(
-                f"a class mask of {bits}-bit {tile.layout.kind!r} samples: expected 8 or 16 bits"
-            )
-        top, bottom, left, right = part = _part(tile, grid, window)
         if tile.data is None:
-            data[top:bottom, left:right] = codes[nodata & ((1 << bits) - 1)]
-            continue
-        if room.size < tile.layout.decoded_bytes:
-            room = np.empty(tile.layout.decoded_bytes, np.uint8)
-        samples = room[: tile.layout.decoded_bytes]
-        status[i] = decoder.decode([tile], samples, [0])[0]
-        if status[i] == TILE_OK and top < bottom and left < right:
-            row = top + row0 - tile.index // grid.tiles_across * grid.tile_height
-            col = left + col0 - tile.index % grid.tiles_across * grid.tile_width
-            look_up(samples.view(f"u{bits // 8}"), tile.layout.width, row, col, codes, data, part)
+            bits = _bits_of(tile.layout)
+            _fill(data, parts[tile.index], table.codes[nodata & ((1 << bits) - 1)])
+        else:
+            alike.setdefault(tile.layout, []).append(i)
+    for layout, members in alike.items():
+        given = [tiles[i] for i in members]
+        places = [parts[tile.index] for tile in given]
+        way = _look_up_packed if _needs_unpacking(layout) else _look_up
+        status[members] = way(decoder, layout, given, places, table, data)
+    for tile, bad in zip(tiles, status, strict=True):
+        if bad:
+            _fill(data, parts[tile.index], NODATA_CODE)
     if grow:
         dilate(data, grow)
     return ScoreRaster(window, grid.width, grid.height, data), status
 
 
-def _part(tile: CompressedTile, grid: TileGrid, window: Window) -> Window:
-    """Where a tile lies in the window, cut at both and at the raster's edge; empty if it does not."""
+class _Part(NamedTuple):
+    """The part of a tile that lies in the window and inside the raster; empty where none does."""
+
+    row: int
+    """First row, in the tile."""
+    col: int
+    top: int
+    """First row, in the window."""
+    left: int
+    rows: int
+    cols: int
+
+
+def _part(tile: CompressedTile, grid: TileGrid, window: Window) -> _Part:
     row0, row1, col0, col1 = window
     top = tile.index // grid.tiles_across * grid.tile_height
     left = tile.index % grid.tiles_across * grid.tile_width
-    bottom, right = min(top + tile.layout.height, grid.height), min(left + tile.layout.width, grid.width)
-    start_row, start_col = max(top, row0) - row0, max(left, col0) - col0
-    end_row, end_col = max(min(bottom, row1) - row0, start_row), max(min(right, col1) - col0, start_col)
-    return start_row, end_row, start_col, end_col
+    first_row, first_col = max(top, row0), max(left, col0)
+    rows = min(top + tile.layout.height, grid.height, row1) - first_row
+    cols = min(left + tile.layout.width, grid.width, col1) - first_col
+    if rows <= 0 or cols <= 0:
+        return _Part(0, 0, 0, 0, 0, 0)
+    return _Part(first_row - top, first_col - left, first_row - row0, first_col - col0, rows, cols)
+
+
+def _fill(data: NDArray[np.uint8], part: _Part, code: int) -> None:
+    data[part.top : part.top + part.rows, part.left : part.left + part.cols] = code
+
+
+def _bits_of(layout: TileLayout) -> int:
+    """Bits of a decoded class.
+
+    Raises
+    ------
+    FormatError
+        If no class table has an entry for each value.
+    """
+    bits = 8 * layout.dtype.itemsize
+    if layout.kind not in "ui" or bits > 16:
+        raise FormatError(f"a class mask of {bits}-bit {layout.kind!r} samples: expected 8 or 16 bits")
+    return bits
+
+
+def _needs_unpacking(layout: TileLayout) -> bool:
+    """The inflated bytes are not just native classes, or differences of them."""
+    foreign = layout.bits == 16 and np.dtype(f"{layout.byteorder}u2") != np.uint16
+    return layout.bits not in (8, 16) or layout.samples > 1 or foreign
+
+
+def _look_up(
+    decoder: Decoder,
+    layout: TileLayout,
+    tiles: Sequence[CompressedTile],
+    parts: Sequence[_Part],
+    table: MaskTable,
+    data: NDArray[np.uint8],
+) -> NDArray[np.int8]:
+    """Inflate and look up in one go; a status for each tile."""
+    bits, how = _bits_of(layout), packing_of(layout)
+    batch = decoder.batch(layout, [tile.data for tile in tiles])
+    results = np.full(len(batch.tried), TILE_OK, np.int8)
+    look_up_tiles(
+        batch.inflate,
+        batch.state,
+        batch.addresses,
+        batch.sizes,
+        decoder.scratch(layout.inflated_bytes)[: layout.inflated_bytes].view(f"u{bits // 8}"),
+        how,
+        np.array([parts[n] for n in batch.tried], np.int64).reshape(-1, len(_Part._fields)),
+        _pairs_of(table) if bits == 8 else as_table(table.codes, np.uint8),
+        data,
+        results,
+    )
+    status = np.full(len(tiles), TILE_CORRUPT, np.int8)
+    status[batch.tried] = results
+    return status
+
+
+def _look_up_packed(
+    decoder: Decoder,
+    layout: TileLayout,
+    tiles: Sequence[CompressedTile],
+    parts: Sequence[_Part],
+    table: MaskTable,
+    data: NDArray[np.uint8],
+) -> NDArray[np.int8]:
+    """The same by way of unpacked tiles."""
+    bits = _bits_of(layout)
+    room = np.empty((layout.height, layout.width), f"u{bits // 8}")
+    status = np.empty(len(tiles), np.int8)
+    for n, (tile, part) in enumerate(zip(tiles, parts, strict=True)):
+        inside = (part.row + part.rows, part.col + part.cols) if part.rows else None
+        status[n] = decoder.decode([replace(tile, inside=inside)], room.view(np.uint8).ravel(), [0])[0]
+        if status[n] == TILE_OK:
+            classes = room[part.row : part.row + part.rows, part.col : part.col + part.cols]
+            target = data[part.top : part.top + part.rows, part.left : part.left + part.cols]
+            target[:] = table.codes[classes]
+    return status
+
+
+@lru_cache(maxsize=16)
+def _pairs_of(table: MaskTable) -> NDArray[np.uint16]:
+    """Codes of two classes of 8 bits at once, in either byte order: low half of low half, high of high."""
+    codes = table.codes[:256].astype(np.uint16)
+    return (codes | codes[:, None] << np.uint16(8)).ravel()
 
 
 @kernel
-def look_up(samples: Any, step: int, row: int, col: int, codes: Any, out: Any, part: Window) -> None:
-    """Write the codes of a tile's samples, from (row, col) of the tile on, into `part` of `out`."""
-    top, bottom, left, right = part
-    for r in range(bottom - top):
-        start = (row + r) * step + col
-        line = samples[start : start + right - left]
-        target = out[top + r, left:right]
-        for c in range(right - left):
-            target[c] = codes[line[c]]
+def look_up_tiles(
+    inflate: int,
+    state: int,
+    addresses: Any,
+    sizes: Any,
+    classes: Any,
+    how: Packing,
+    parts: Any,
+    codes: Any,
+    out: Any,
+    status: Any,
+) -> None:
+    """Inflate a batch of mask tiles of one layout and write their codes.
+
+    Parameters
+    ----------
+    inflate, state, addresses, sizes
+        As for :func:`~bestpixel_gpu.engines.cpu.unpack.decode_tiles`.
+    classes : uint8 or uint16
+        Room for an inflated tile.
+    parts : int64, (tiles, 6)
+        A :class:`_Part` for each tile.
+    codes : uint16 (65536,), codes of two uint8 classes; or uint8 (65536,), of one uint16 class
+    out : uint8, (rows, cols)
+    status : int8, (tiles,), out
+    """
+    inflated_bytes = how.row_bytes * how.height
+    for n in range(addresses.size):
+        if inflate:
+            result = call_inflate(inflate, state, addresses[n], sizes[n], classes.ctypes.data, inflated_bytes)
+            if result != 0:
+                status[n] = CORRUPT
+                continue
+        else:
+            copy_memory(addresses[n], classes.ctypes.data, inflated_bytes)
+        row, col, top, left = parts[n, 0], parts[n, 1], parts[n, 2], parts[n, 3]
+        for r in range(parts[n, 4]):
+            line = moved(start_of(classes), (row + r) * how.width)
+            if how.predictor == 2:
+                running_sums(line, line, col + parts[n, 5], classes.itemsize)
+            target = moved(start_of(out), (top + r) * out.shape[1] + left)
+            _look_up_row(moved(line, col), classes.itemsize, start_of(codes), target, parts[n, 5])
+
+
+@inlined
+def _look_up_row(classes: Any, size: int, codes: Any, out: Any, count: int) -> None:
+    """Write the codes of `count` classes of `size` bytes, all by pointers."""
+    done = 0
+    if size == 1:
+        done = count & ~1
+        for i in range(0, done, 2):
+            store_pair(moved(out, i), codes[int64(load_pair(moved(classes, i)))])
+    for i in range(done, count):
+        out[i] = np.uint8(codes[int64(classes[i])])
 
 
 @kernel
 def dilate(data: Any, radius: int) -> None:
     """Make nodata every pixel with nodata in its square neighbourhood, cut at the array's edge."""
     rows, cols = data.shape
-    near = np.zeros((2 * radius + 1, cols), np.uint8)  # the rows around the current one, in turn
-    holds = np.zeros(2 * radius + 1, np.uint8)
+    until = np.zeros(cols, np.int32)  # row before which nodata is near enough, by column
+    near, room = np.empty(cols + 2 * radius, np.uint8), np.empty(cols + 2 * radius, np.uint8)
+    last = 0
     for r in range(rows + radius):
-        if r < rows:
-            turn = r % (2 * radius + 1)
-            found = np.uint8(0)
-            for code in data[r]:
-                found |= np.uint8(code == _NODATA)
-            if found or holds[turn]:
-                near[turn] = 0
-            holds[turn] = found
-            if found:
-                _dilate_row(data[r], radius, near[turn])
-        if r >= radius:
-            target = data[r - radius]
-            for i in range(max(r - 2 * radius, 0), min(r + 1, rows)):
-                turn = i % (2 * radius + 1)
-                if holds[turn]:
-                    line = near[turn]
-                    for c in range(cols):
-                        target[c] |= line[c]
+        if r < rows and _holds_nodata(data[r]):
+            _near_nodata(data[r], radius, near, room)
+            last = r + 2 * radius + 1
+            end = np.int32(last)
+            for c in range(cols):
+                until[c] = end if near[c] != 0 else until[c]
+        if radius <= r < last:
+            target, now = data[r - radius], np.int32(r)
+            for c in range(cols):
+                target[c] = _NODATA if until[c] > now else target[c]
 
 
 @inlined
-def _dilate_row(line: Any, radius: int, out: Any) -> None:
-    """255 within `radius` columns of a nodata code, else 0."""
-    done = 0
+def _holds_nodata(line: Any) -> Any:
+    found = np.uint8(0)
+    for code in line:
+        found |= np.uint8(code == _NODATA)
+    return found != 0
+
+
+@inlined
+def _near_nodata(line: Any, radius: int, near: Any, room: Any) -> None:
+    """Not 0 within `radius` columns of a nodata code; `near` and `room` hold twice as many more."""
+    for i in range(near.size):
+        near[i] = 0
+    middle = near[radius : radius + line.size]  # slices: an index that may be negative costs a branch
     for c in range(line.size):
-        if line[c] == _NODATA:
-            end = min(c + radius + 1, line.size)
-            for i in range(max(c - radius, done), end):
-                out[i] = _NODATA
-            done = end
+        middle[c] = np.uint8(line[c] == _NODATA)
+    seen = 1  # near[i] tells of the columns i .. i + seen - 1 of the line with its margins
+    while seen < 2 * radius + 1:
+        step = min(seen, 2 * radius + 1 - seen)
+        ahead = room[step:]
+        for i in range(near.size):
+            room[i] = near[i]
+        for i in range(ahead.size):
+            near[i] |= ahead[i]
+        seen += step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Decoder:
     def decode(
         self, tiles: Sequence[CompressedTile], pool: NDArray[np.uint8], starts: Sequence[int]
     ) -> NDArray[np.int8]:
-        """Decode each tile to the bytes of `pool` from its start on; a status for each tile.
+        """Decode what lies inside of each tile to the bytes of `pool` from its start on; their statuses.
 
         Raises
         ------
@@ -54,54 +55,82 @@ class Decoder:
             If a layout is not one this engine unpacks.
         """
         status = np.full(len(tiles), TILE_CORRUPT, np.int8)
-        by_layout: dict[TileLayout, list[int]] = {}
+        alike: dict[tuple[TileLayout, tuple[int, int] | None], list[int]] = {}
         for i, tile in enumerate(tiles):
-            by_layout.setdefault(tile.layout, []).append(i)
-        for layout, members in by_layout.items():
-            status[members] = self._decode_alike(
-                layout, [tiles[i].data for i in members], pool, [starts[i] for i in members]
+            alike.setdefault((tile.layout, tile.inside), []).append(i)
+        for (layout, inside), members in alike.items():
+            how = packing_of(layout, inside)
+            batch = self.batch(layout, [tiles[i].data for i in members])
+            results = np.full(len(batch.tried), TILE_OK, np.int8)
+            tried = [members[n] for n in batch.tried]
+            decode_tiles(
+                batch.inflate,
+                batch.state,
+                batch.addresses,
+                batch.sizes,
+                pool,
+                np.array([starts[i] for i in tried], np.int64),
+                self.scratch(0 if how.in_place else layout.inflated_bytes + SPARE),
+                how,
+                layout.decoded_bytes,
+                results,
             )
+            status[tried] = results
         return status
 
-    def _decode_alike(
-        self,
-        layout: TileLayout,
-        stored: Sequence[Bytes | None],
-        pool: NDArray[np.uint8],
-        starts: Sequence[int],
-    ) -> NDArray[np.int8]:
-        how = packing_of(layout)
-        expected = layout.inflated_bytes
+    def batch(self, layout: TileLayout, stored: Sequence[Bytes | None]) -> Batch:
+        """Stored tiles of one layout as a kernel takes them, inflated already where it cannot do that."""
         native = self._native if layout.codec == "deflate" else None
         inflate = self._python or python_inflate()
-        status = np.full(len(stored), TILE_CORRUPT, np.int8)
         views: list[NDArray[np.uint8]] = []
-        kept: list[int] = []
+        tried: list[int] = []
         for i, data in enumerate(stored):
-            ready = data if native or layout.codec == "none" or data is None else inflate(data, expected)
+            ready: Bytes | NDArray[np.uint8] | None = data
+            if layout.codec == "deflate" and native is None and data is not None:
+                ready = inflate(data, layout.inflated_bytes)
             if ready is None:
                 continue
             view = np.frombuffer(ready, np.uint8)
-            if native or view.size == expected:
+            if native or view.size == layout.inflated_bytes:
                 views.append(view)
-                kept.append(i)
-        if not kept:
-            return status
-        results = np.full(len(kept), TILE_OK, np.int8)
-        decode_tiles(
+                tried.append(i)
+        return Batch(
             native.decompress if native else 0,
             self._inflate.decompressor(native) if native else 0,
             np.array([view.__array_interface__["data"][0] for view in views], np.int64),
             np.array([view.size for view in views], np.int64),
-            pool,
-            np.array([starts[i] for i in kept], np.int64),
-            self._scratch.of(0 if how.in_place else expected + SPARE),
-            how,
-            layout.decoded_bytes,
-            results,
+            tried,
+            views,
         )
-        status[kept] = results
-        return status
+
+    def scratch(self, size: int) -> NDArray[np.uint8]:
+        """At least `size` bytes of this thread; their content is whatever was there."""
+        return self._scratch.of(size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Stored tiles of one layout.
+
+    Attributes
+    ----------
+    inflate, state : int
+        Address of ``libdeflate_zlib_decompress`` and of this thread's decompressor; 0 where the
+        bytes are inflated already, and as many as the layout says.
+    addresses, sizes : int64, (tiles,)
+        Where the bytes lie.
+    tried : list of int
+        Which of the given tiles these are; the others are corrupt.
+    held : list of array
+        What keeps the bytes in memory.
+    """
+
+    inflate: int
+    state: int
+    addresses: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    tried: list[int]
+    held: list[NDArray[np.uint8]]
 
 
 class _Scratch(threading.local):

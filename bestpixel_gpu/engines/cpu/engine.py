@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,14 +26,18 @@ from bestpixel_gpu.engines.contract import (
     TileGrid,
     Window,
 )
+from bestpixel_gpu.engines.cpu import keys as key_kernels
 from bestpixel_gpu.engines.cpu.classify import classify
 from bestpixel_gpu.engines.cpu.codes import resample
 from bestpixel_gpu.engines.cpu.decode import Decoder
-from bestpixel_gpu.engines.cpu.memory import default_budget
+from bestpixel_gpu.engines.cpu.memory import default_budget, give_back
 from bestpixel_gpu.engines.cpu.owners import owners
 from bestpixel_gpu.engines.cpu.paint import CpuPool, paint
 from bestpixel_gpu.engines.cpu.rank import rank, statistics
 from bestpixel_gpu.geo.pixel_map import PixelMap
+
+LARGE_POOL = 64 << 20
+"""Bytes of a pool for which freed memory is given back first; below, taking it anew costs more."""
 
 
 class DoneTicket:
@@ -45,6 +49,14 @@ class DoneTicket:
     def wait(self) -> NDArray[np.int8]:
         """Status of each tile of the batch."""
         return self._status
+
+    def done(self) -> bool:
+        """Always."""
+        return True
+
+    def add_done_callback(self, call: Callable[[], object]) -> None:
+        """Call at once."""
+        call()
 
 
 class CpuEngine:
@@ -62,6 +74,7 @@ class CpuEngine:
     """
 
     name = "cpu"
+    note = ""
 
     def __init__(self, threads: int | None = None, decoder: Decoder | None = None) -> None:
         self.threads = threads or _usable_processors()
@@ -79,10 +92,22 @@ class CpuEngine:
 
     def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> NDArray[Any]:
         """NumPy array, filled if asked."""
+        if fill == 0:
+            return np.zeros(shape, dtype)  # fresh pages are zero
         return np.empty(shape, dtype) if fill is None else np.full(shape, fill, dtype)
+
+    def fill(self, array: Any, value: int) -> None:
+        """Set every pixel."""
+        array[...] = value
+
+    def from_host(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array itself."""
+        return array
 
     def pool(self, slot_bytes: int, n_slots: int) -> CpuPool:
         """Room for decoded tiles; its pages are taken when they are first used."""
+        if slot_bytes * n_slots >= LARGE_POOL:
+            give_back()
         return CpuPool(slot_bytes, n_slots)
 
     def load(self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]) -> Ticket:
@@ -141,6 +166,32 @@ class CpuEngine:
     ) -> None:
         """One scene competes: ``keys = min(keys, scores[code] << 17 | key_low)``; counts grow."""
         rank(state, mask, positions, table, key_low, footprint, chunks, barred)
+
+    def settle(
+        self, keys: Any, quality: Any, winners: Any, n_scenes: int, where: Any = None
+    ) -> NDArray[np.int64]:
+        """Write what keys say, where marked; pixels of each rank, last those without a winner."""
+        return key_kernels.settle(keys, quality, winners, n_scenes, where)
+
+    def extra_wins(self, keys: Any, window: Window, chunks: ChunkGrid, n_scenes: int) -> NDArray[np.int64]:
+        """Pixels that each unselected scene wins, by chunk."""
+        return key_kernels.extra_wins(keys, window, chunks, n_scenes)
+
+    def failed(self, bands: Sequence[Any], winners: Any) -> tuple[Window, Any] | None:
+        """Box and marks of the pixels that have a winner and nodata in some band."""
+        return key_kernels.failed(bands, winners)
+
+    def keys_of(self, quality: Any, winners: Any, selected: NDArray[np.bool_], where: Any) -> Any:
+        """The keys again from the layers, where marked."""
+        return key_kernels.keys_of(quality, winners, selected, where)
+
+    def reopen(self, bands: Sequence[Any], winners: Any, where: Any, n_scenes: int) -> NDArray[np.int64]:
+        """Nodata into the marked pixels of all bands; counts their winners."""
+        return key_kernels.reopen(bands, winners, where, n_scenes)
+
+    def only(self, winners: Any, where: Any) -> Any:
+        """A copy of the winners, -1 where not marked."""
+        return key_kernels.only(winners, where)
 
     def owners(
         self, window: Window, winners: Any, geometries: Mapping[int, TapGeometry]

@@ -18,7 +18,15 @@ from bestpixel_gpu.engines import fixed_point
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_INLINED = ("../fixed_point.py", "jit.py", "native.py", "prefix_code.py", "lattice.py", "sample.py")
+_INLINED = (
+    "../fixed_point.py",
+    "jit.py",
+    "native.py",
+    "prefix_code.py",
+    "lattice.py",
+    "sample.py",
+    "unpack.py",
+)
 """Modules whose functions are compiled into the kernels of others."""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 _UNKNOWN = 4 << 30
 SHARE = 2
@@ -20,6 +23,24 @@ def available_bytes() -> int:
 def default_budget() -> int:
     """Bytes an engine may use if nobody says otherwise: half of what is available."""
     return available_bytes() // SHARE
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system, where the C library keeps some.
+
+    glibc keeps tens of MiB for each thread that freed large arrays.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library, or Windows
+        return None
 
 
 def _meminfo(path: Path = Path("/proc/meminfo")) -> int | None:

@@ -15,6 +15,7 @@ from numba import types
 from numba.core import cgutils
 
 _I8 = ir.IntType(8)
+_I16 = ir.IntType(16)
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _raw_memcpy: Any = cgutils.raw_memcpy
@@ -106,6 +107,68 @@ def store_word(typing: Any, address: Any, word: Any) -> Any:
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic
+def load_pair(typing: Any, pointer: Any) -> Any:
+    """The 2 bytes at a pointer to bytes as a uint16 in the machine's order."""
+    signature = types.uint16(pointer)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        pair = builder.load(builder.bitcast(args[0], _I16.as_pointer()))
+        pair.align = 1
+        return pair
+
+    return signature, generate
+
+
+@intrinsic
+def store_pair(typing: Any, pointer: Any, pair: Any) -> Any:
+    """Write a uint16 to a pointer to bytes in the machine's order."""
+    signature = types.void(pointer, types.uint16)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        stored = builder.store(args[1], builder.bitcast(args[0], _I16.as_pointer()))
+        stored.align = 1
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def sum_block(typing: Any, source: Any, target: Any, before: Any) -> Any:
+    """Write ``before`` plus the running sums of the 16 bytes of unsigned integers at a pointer.
+
+    Returns `before` plus all of them, from which the block that follows goes on; only its lowest
+    bits, as many as an integer has, are to be used.
+    """
+    lane = source.dtype.bitwidth
+    signature = types.uint64(source, target, types.uint64)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source, target, before = args
+        size = 128 // lane
+        kind = ir.VectorType(ir.IntType(lane), size)
+        narrow = builder.trunc(before, kind.element) if lane < 64 else before
+        sums = builder.load(builder.bitcast(source, kind.as_pointer()))
+        sums.align = lane // 8
+        zeros, step = ir.Constant(kind, None), 1
+        while step < size:  # add each sum to the one `step` lanes on, then twice as far
+            moves = [size] * step + list(range(size - step))
+            sums = builder.add(sums, builder.shuffle_vector(sums, zeros, _lanes(moves)))
+            step *= 2
+        first = builder.insert_element(zeros, narrow, _I32(0))
+        offset = builder.shuffle_vector(first, zeros, _lanes([0] * size))
+        stored = builder.store(builder.add(sums, offset), builder.bitcast(target, kind.as_pointer()))
+        stored.align = lane // 8
+        last = builder.extract_element(sums, _I32(size - 1))  # without `before`: blocks need not wait for it
+        return builder.add(before, builder.zext(last, _I64) if lane < 64 else last)
+
+    return signature, generate
+
+
+def _lanes(which: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(_I32, len(which)), which)
 
 
 @intrinsic

@@ -64,9 +64,9 @@ def _need_of(geometry: TapGeometry) -> Need:
 def _axis_tables(
     positions: AxisMap, window: Window, need: Need
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """First and last tile of each row and of each column of the window."""
+    """Tiles of each row and of each column of the window, see :func:`tile_ranges`."""
     row0, row1, col0, col1 = window
-    rows, cols = np.empty((2, row1 - row0), np.int32), np.empty((2, col1 - col0), np.int32)
+    rows, cols = np.empty((3, row1 - row0), np.int32), np.empty((3, col1 - col0), np.int32)
     tile_ranges(table(positions.y[row0:row1], np.int64), need.height, need.tile_height, need, rows)
     tile_ranges(table(positions.x[col0:col1], np.int64), need.width, need.tile_width, need, cols)
     return rows, cols
@@ -74,9 +74,18 @@ def _axis_tables(
 
 @kernel
 def tile_ranges(positions: Any, size: int, tile: int, need: Need, out: Any) -> None:
-    """First and last tile on one axis that each position needs; ``0, -1`` outside the raster."""
+    """First and last tile on one axis that each position needs; ``0, -1`` outside the raster.
+
+    The third field tells where the run of positions ends that need the same ones.
+    """
     for i in range(positions.size):
         out[0, i], out[1, i] = _tiles(positions[i], size, tile, need)
+    end = positions.size
+    for i in range(positions.size - 1, -1, -1):
+        following = min(i + 1, positions.size - 1)
+        if out[0, i] != out[0, following] or out[1, i] != out[1, following]:
+            end = following
+        out[2, i] = end
 
 
 @inlined
@@ -94,17 +103,12 @@ def mark_axis(spans: Any, rows: Any, cols: Any, wanted: Any) -> None:
     """Mark the tiles of spans, from the tiles of each row and each column."""
     for s in range(spans.shape[0]):
         top, bottom = rows[0, spans[s, 0]], rows[1, spans[s, 0]]
-        if top > bottom:
-            continue
-        done_left, done_right = 0, -1
-        for c in range(spans[s, 1], spans[s, 2]):
-            left, right = cols[0, c], cols[1, c]
-            if left == done_left and right == done_right:
-                continue
-            done_left, done_right = left, right
+        c = spans[s, 1]
+        while c < spans[s, 2]:
             for i in range(top, bottom + 1):
-                for j in range(left, right + 1):
+                for j in range(cols[0, c], cols[1, c] + 1):
                     wanted[i, j] = 1
+            c = cols[2, c]
 
 
 @kernel

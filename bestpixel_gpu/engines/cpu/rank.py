@@ -11,6 +11,7 @@ from bestpixel_gpu.engines.contract import (
     NO_KEY,
     NO_SCORE,
     NODATA_CODE,
+    SCORE_SHIFT,
     ChunkGrid,
     Footprint,
     MaskStatistics,
@@ -20,7 +21,7 @@ from bestpixel_gpu.engines.contract import (
     Window,
 )
 from bestpixel_gpu.engines.cpu.codes import strips
-from bestpixel_gpu.engines.cpu.jit import int64, kernel, plane
+from bestpixel_gpu.engines.cpu.jit import inlined, kernel, plane
 from bestpixel_gpu.engines.fixed_point import key_of
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
@@ -54,20 +55,32 @@ def rank(
     else:
         cuts = chunks.row_edges
         blocked = np.repeat(barred, np.diff(chunks.col_edges), axis=1)[:, col0:col1].astype(np.uint8)
+    codes_as_scores = _usable_if_scores(table.scores)
     free = np.empty(0, np.uint8)
-    for first, codes in strips(mask, positions, state.window, footprint, cuts):
+    for first, strip in strips(mask, positions, state.window, footprint, cuts):
         shut = free
         if blocked is not None:
             shut = blocked[int(np.searchsorted(cuts, first, "right")) - 1]
         at = first - row0
-        compete(codes, candidates, keys[at * keys_step :], keys_step, counts[at * counts_step :], counts_step,
-                floor[at * floor_step :], floor_step, shut)  # fmt: skip
+        codes, step = plane(strip)
+        compete(codes, step, strip.shape, candidates, codes_as_scores, keys[at * keys_step :], keys_step,
+                counts[at * counts_step :], counts_step, floor[at * floor_step :], floor_step,
+                shut)  # fmt: skip
+
+
+def _usable_if_scores(scores: NDArray[np.uint16]) -> int:
+    """How many codes are usable, where each is its own score; else 0."""
+    usable = int((scores != NO_SCORE).sum())
+    return usable if np.array_equal(scores[:usable], np.arange(usable)) else 0
 
 
 @kernel
 def compete(
     codes: Any,
+    codes_step: int,
+    shape: tuple[int, int],
     candidates: Any,
+    codes_as_scores: int,
     keys: Any,
     keys_step: int,
     counts: Any,
@@ -80,23 +93,32 @@ def compete(
 
     Parameters
     ----------
-    codes : uint8, (rows, cols)
-    candidates : uint32, (256,)
-        Key of each code, :data:`NO_KEY` where unusable.
-    keys, counts, floor : uint32, uint16, uint32, flat
+    codes, keys, counts, floor : uint8, uint32, uint16, uint32, flat
         From the strip's first pixel on, with the step from row to row in elements; counts and
         floor are empty where there are none.
+    shape : (int, int)
+        Rows and columns.
+    candidates : uint32, (256,)
+        Key of each code, :data:`NO_KEY` where unusable.
+    codes_as_scores : int
+        Where it is not 0, the codes below it are usable and each is its own score, so that
+        candidates are computed faster than they are looked up.
     shut : uint8, (cols,) or (0,)
         Columns where the scene is counted but does not compete.
     """
-    rows, cols = codes.shape
+    rows, cols = shape
+    bound, low = np.uint8(codes_as_scores), candidates[0]
     for r in range(rows):
-        line = codes[r]
+        line = codes[r * codes_step : r * codes_step + cols]
         best = keys[r * keys_step : r * keys_step + cols]
         if counts.size:
             seen = counts[r * counts_step : r * counts_step + cols]
-            for c in range(cols):
-                seen[c] += np.uint16(candidates[line[c]] != _NO_KEY)
+            if bound:
+                for c in range(cols):
+                    seen[c] += np.uint16(line[c] < bound)
+            else:
+                for c in range(cols):
+                    seen[c] += np.uint16(candidates[line[c]] != _NO_KEY)
         if floor.size:
             above = floor[r * floor_step : r * floor_step + cols]
             for c in range(cols):
@@ -107,6 +129,10 @@ def compete(
             for c in range(cols):
                 if not shut[c]:
                     best[c] = min(best[c], candidates[line[c]])
+        elif bound:
+            for c in range(cols):
+                key = np.uint32(np.uint32(line[c]) << np.uint32(SCORE_SHIFT)) | low
+                best[c] = min(best[c], key if line[c] < bound else _NO_KEY)
         else:
             for c in range(cols):
                 best[c] = min(best[c], candidates[line[c]])
@@ -129,15 +155,10 @@ def statistics(
     shape = (len(rows) - 1, parts, len(cols) - 1, parts)
     clear = np.zeros((shape[0] * parts, shape[2] * parts), np.int64)
     valid = np.zeros_like(clear)
-    marks = table.clear.astype(np.int64) | (np.arange(256) != NODATA_CODE).astype(np.int64) << _VALID_SHIFT
-    n_clear = int(table.clear.sum())
-    prefix = n_clear if table.clear[:n_clear].all() else -1  # as for every table made of scores alone
-    for first, codes in strips(mask, positions, window, footprint, np.empty(0, np.int64)):
-        line_of = np.searchsorted(row_edges, np.arange(first, first + len(codes)) - window[0], "right") - 1
-        if prefix >= 0:
-            tally_prefix(codes, prefix, line_of, col_edges, clear, valid)
-        else:
-            tally(codes, marks, line_of, col_edges, clear, valid)
+    runs = _runs_of(table.clear)
+    for first, strip in strips(mask, positions, window, footprint, np.empty(0, np.int64)):
+        line_of = np.searchsorted(row_edges, np.arange(first, first + len(strip)) - window[0], "right") - 1
+        tally(*plane(strip), runs, line_of, col_edges, clear, valid)
     per_chunk = [a.reshape(shape).sum(axis=(1, 3)) for a in (clear, valid)]
     if not cells:
         return MaskStatistics(*per_chunk)
@@ -145,7 +166,10 @@ def statistics(
     return MaskStatistics(*per_chunk, *per_cell)
 
 
-_VALID_SHIFT = 32
+def _runs_of(clear: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(first, last) of the runs of clear codes."""
+    edges = np.flatnonzero(np.diff(clear.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    return (edges - [0, 1]).astype(np.uint8)
 
 
 def _edges_inside(edges: NDArray[np.int64], start: int, end: int) -> NDArray[np.int64]:
@@ -164,40 +188,49 @@ def _cell_edges(edges: NDArray[np.int64], parts: int) -> NDArray[np.int64]:
 
 
 @kernel
-def tally(codes: Any, marks: Any, line_of: Any, col_edges: Any, clear: Any, valid: Any) -> None:
-    """Add the marks of each pixel's code to its cell.
+def tally(codes: Any, step: int, runs: Any, line_of: Any, col_edges: Any, clear: Any, valid: Any) -> None:
+    """Add a strip's clear and valid pixels to their cells.
+
+    Each column counts for itself in one byte while rows of one cell follow each other: that is
+    one comparison of whole vectors per row, however narrow the cells are.
 
     Parameters
     ----------
-    codes : uint8, (rows, cols)
-    marks : int64, (256,)
-        1 where the code is clear, plus 1 << 32 where it is not nodata.
+    codes : uint8, flat, with `step` elements from row to row
+    runs : uint8, (n, 2)
+        First and last code of each run of clear codes.
     line_of : int64, (rows,)
         Cell row of each row.
     col_edges : int64, (cell columns + 1,)
     clear, valid : int64, (cell rows, cell columns)
     """
-    for r in range(codes.shape[0]):
-        line = codes[r]
-        for cell in range(col_edges.size - 1):
-            total = int64(0)
-            for c in range(col_edges[cell], col_edges[cell + 1]):
-                total += marks[line[c]]
-            clear[line_of[r], cell] += total & 0xFFFFFFFF
-            valid[line_of[r], cell] += total >> _VALID_SHIFT
+    rows, cols = line_of.size, col_edges[-1]
+    clear_here, valid_here = np.zeros(cols, np.uint8), np.zeros(cols, np.uint8)
+    held = 0
+    for r in range(rows):
+        line = codes[r * step : r * step + cols]
+        for i in range(runs.shape[0]):
+            first, span = runs[i, 0], np.uint8(runs[i, 1] - runs[i, 0])
+            for c in range(cols):
+                clear_here[c] += np.uint8(np.uint8(line[c] - first) <= span)
+        for c in range(cols):
+            valid_here[c] += np.uint8(line[c] != _NODATA)
+        held += 1
+        if held == _BYTE_MAX or r + 1 == rows or line_of[r + 1] != line_of[r]:
+            _pour(clear_here, col_edges, clear[line_of[r]])
+            _pour(valid_here, col_edges, valid[line_of[r]])
+            held = 0
 
 
-@kernel
-def tally_prefix(codes: Any, n_clear: int, line_of: Any, col_edges: Any, clear: Any, valid: Any) -> None:
-    """:func:`tally` where the clear codes are those below `n_clear`: comparisons instead of look-ups."""
-    bound = np.uint8(n_clear)
-    for r in range(codes.shape[0]):
-        line = codes[r]
-        for cell in range(col_edges.size - 1):
-            clear_here = np.uint32(0)
-            valid_here = np.uint32(0)
-            for code in line[col_edges[cell] : col_edges[cell + 1]]:
-                clear_here += np.uint32(code < bound)
-                valid_here += np.uint32(code != _NODATA)
-            clear[line_of[r], cell] += np.int64(clear_here)
-            valid[line_of[r], cell] += np.int64(valid_here)
+_BYTE_MAX = 255
+
+
+@inlined
+def _pour(columns: Any, col_edges: Any, cells: Any) -> None:
+    """Add the counts of columns to those of their cells, and set them to zero."""
+    for cell in range(cells.size):
+        total = np.uint32(0)
+        for c in range(col_edges[cell], col_edges[cell + 1]):
+            total += np.uint32(columns[c])
+        cells[cell] += np.int64(total)
+    columns[:] = 0

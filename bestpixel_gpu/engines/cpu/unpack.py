@@ -8,7 +8,15 @@ import numpy as np
 
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.cpu.jit import inlined, kernel, uint64
-from bestpixel_gpu.engines.cpu.native import call_inflate, copy_memory, load_big_endian, swap_bytes
+from bestpixel_gpu.engines.cpu.native import (
+    call_inflate,
+    copy_memory,
+    load_big_endian,
+    moved,
+    start_of,
+    sum_block,
+    swap_bytes,
+)
 from bestpixel_gpu.errors import FormatError
 
 SPARE = 8
@@ -18,10 +26,12 @@ OK, CORRUPT = 0, 1
 
 
 class Packing(NamedTuple):
-    """A :class:`TileLayout` as the kernels take it."""
+    """A :class:`TileLayout`, and the part of it that is wanted, as the kernels take them."""
 
     width: int
     height: int
+    rows: int
+    cols: int
     bits: int
     signed: int
     samples: int
@@ -33,8 +43,8 @@ class Packing(NamedTuple):
     """The inflated bytes are inflated straight into the slot."""
 
 
-def packing_of(layout: TileLayout) -> Packing:
-    """Check that a layout can be unpacked, and put it in numbers.
+def packing_of(layout: TileLayout, inside: tuple[int, int] | None = None) -> Packing:
+    """Check that a layout can be unpacked, and put it in numbers; `inside` are its rows and columns wanted.
 
     Raises
     ------
@@ -52,9 +62,15 @@ def packing_of(layout: TileLayout) -> Packing:
         raise FormatError(f"predictor 2 on {layout.bits}-bit samples: expected 8, 16, 32 or 64 bits")
     if layout.predictor == 3 and (layout.kind != "f" or not whole):
         raise FormatError(f"predictor 3 on {layout.bits}-bit {layout.kind!r}: expected floating point")
+    rows, cols = inside or (layout.height, layout.width)
+    if not (0 < rows <= layout.height and 0 < cols <= layout.width):
+        raise ValueError(f"{rows} x {cols} pixels of a tile of {layout.height} x {layout.width}")
+    all_wanted = (rows, cols) == (layout.height, layout.width)
     return Packing(
         layout.width,
         layout.height,
+        rows,
+        cols,
         layout.bits,
         int(layout.kind == "i"),
         layout.samples,
@@ -62,8 +78,21 @@ def packing_of(layout: TileLayout) -> Packing:
         layout.predictor,
         int(layout.byteorder == ">"),
         layout.row_bytes,
-        int(whole and layout.samples == 1 and layout.predictor != 3),
+        int(all_wanted and whole and layout.samples == 1 and layout.predictor != 3),
     )
+
+
+@inlined
+def running_sums(source: Any, target: Any, count: int, size: int) -> None:
+    """Sums of `count` unsigned integers of `size` bytes up to each of them; both pointers may be one."""
+    lanes = 16 // size
+    total = uint64(0)
+    blocks = count // lanes
+    for block in range(blocks):
+        total = sum_block(moved(source, block * lanes), moved(target, block * lanes), total)
+    for i in range(blocks * lanes, count):
+        total += uint64(source[i])
+        target[i] = total
 
 
 @inlined
@@ -71,28 +100,26 @@ def _unpack_whole(source: Any, target: Any, how: Packing) -> None:
     """8, 16, 32 or 64 bits: byte order, then predictor 2; `source` may be `target`."""
     step = how.samples
     per_row = how.width * step
-    for row in range(how.height):
+    for row in range(how.rows):
         values = source[row * per_row + how.sample : (row + 1) * per_row]
-        out = target[row * how.width : (row + 1) * how.width]
+        out = target[row * how.width : row * how.width + how.cols]
         if how.predictor == 2:
             total = source.dtype.type(0)
             if how.swap:
-                for i in range(how.width):
+                for i in range(how.cols):
                     total += swap_bytes(values[i * step])
                     out[i] = total
             elif step == 1:
-                for i in range(how.width):
-                    total += values[i]
-                    out[i] = total
+                running_sums(start_of(values), start_of(out), how.cols, source.itemsize)
             else:
-                for i in range(how.width):
+                for i in range(how.cols):
                     total += values[i * step]
                     out[i] = total
         elif how.swap:
-            for i in range(how.width):
+            for i in range(how.cols):
                 out[i] = swap_bytes(values[i * step])
         else:
-            for i in range(how.width):
+            for i in range(how.cols):
                 out[i] = values[i * step]
 
 
@@ -101,12 +128,12 @@ def _unpack_float(source: Any, target: Any, how: Packing) -> None:
     """Predictor 3: byte differences along the row, then the bytes of all values, highest first."""
     size = how.bits // 8
     values = how.width * how.samples
-    for row in range(how.height):
+    for row in range(how.rows):
         line = source[row * how.row_bytes : (row + 1) * how.row_bytes]
         for i in range(how.samples, how.row_bytes):
             line[i] += line[i - how.samples]
-        out = target[row * how.width : (row + 1) * how.width]
-        for i in range(how.width):
+        out = target[row * how.width : row * how.width + how.cols]
+        for i in range(how.cols):
             at = i * how.samples + how.sample
             value = uint64(0)
             for plane in range(size):
@@ -121,10 +148,10 @@ def _unpack_bits(source: Any, target: Any, how: Packing) -> None:
     drop = uint64(64 - how.bits)
     start = how.sample * how.bits
     step = how.samples * how.bits
-    for row in range(how.height):
+    for row in range(how.rows):
         address = source.ctypes.data + row * how.row_bytes
-        out = target[row * how.width : (row + 1) * how.width]
-        for i in range(how.width):
+        out = target[row * how.width : row * how.width + how.cols]
+        for i in range(how.cols):
             bit = start + i * step
             word = load_big_endian(address + (bit >> 3)) << uint64(bit & 7)
             out[i] = target.dtype.type(((word >> drop) ^ sign) - sign)
@@ -134,17 +161,17 @@ def _unpack_bits(source: Any, target: Any, how: Packing) -> None:
 def _unpack_15(source: Any, target: Any, how: Packing) -> None:
     """15 bits, one unsigned sample: eight pixels from 15 bytes by two loads."""
     mask = uint64(0x7FFF)
-    for row in range(how.height):
+    for row in range(how.rows):
         address = source.ctypes.data + row * how.row_bytes
-        out = target[row * how.width : (row + 1) * how.width]
-        for group in range(how.width >> 3):
+        out = target[row * how.width : row * how.width + how.cols]
+        for group in range(how.cols >> 3):
             left = load_big_endian(address + group * 15)
             right = load_big_endian(address + group * 15 + 7)
             part = out[group * 8 : group * 8 + 8]
             for i in range(4):
                 part[i] = np.uint16((left >> uint64(49 - 15 * i)) & mask)
                 part[i + 4] = np.uint16((right >> uint64(45 - 15 * i)) & mask)
-        for i in range(how.width & ~7, how.width):
+        for i in range(how.cols & ~7, how.cols):
             word = load_big_endian(address + (i * 15 >> 3)) << uint64(i * 15 & 7)
             out[i] = np.uint16(word >> uint64(49))
 

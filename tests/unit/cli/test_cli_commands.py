@@ -109,8 +109,8 @@ def test_options_become_arguments(call, tmp_path):
         "--resolution 10 --bands red,green --endpoint earth-search --stac-url http://127.0.0.1:1/v1 "
         "--top-k all --fill true --order nearest:2024-07-15 --max-cloud-cover 100 --offset 1000 "
         "--coverage-target 0.9 --min-k 1 --max-k 5 --crs EPSG:3857 --resampling nearest "
-        "--mask-resampling nearest --device cpu --threads 2 --memory-limit 1.5GiB --concurrency 8 "
-        "--timeout 60 --errors raise --max-failed 0 --scout-factor 4"
+        "--mask-resampling nearest --device cpu --inflate safe --threads 2 --memory-limit 1.5GiB "
+        "--concurrency 8 --timeout 60 --errors raise --max-failed 0 --scout-factor 4"
     )
     result = run(*BASE, *words.split(), "--items", str(items), "--disk-cache", str(tmp_path), "--no-write")
     assert result.exit_code == 0, result.output
@@ -134,6 +134,7 @@ def test_options_become_arguments(call, tmp_path):
         "resampling": "nearest",
         "mask_resampling": "nearest",
         "device": "cpu",
+        "inflate": "safe",
         "threads": 2,
         "memory_limit": 3 << 29,
         "concurrency": 8,

@@ -11,6 +11,7 @@ from tiff_builder import ASCII, BYTE, DOUBLE, IFD, IFD8, LONG, LONG8, SHORT, bui
 from tiff_reader import decode_with_numpy, fill_of, open_raster, read_image, read_level
 
 from bestpixel_gpu.cog.ifd import HeaderBytes, NeedBytes, read_raster
+from bestpixel_gpu.cog.layout import Raster
 from bestpixel_gpu.errors import CorruptTileError, FormatError
 
 rasterio = pytest.importorskip("rasterio")
@@ -45,9 +46,12 @@ def test_flavours_tiled_and_striped(order: str, big: bool, shuffled: bool) -> No
     for p in (tiled, striped):
         data = build_tiff([p], big=big, order=order, shuffled=shuffled)
         np.testing.assert_array_equal(read_image(data)[0], PIXELS)
+    level = open_raster(build_tiff([tiled], big=big, order=order))[0].levels[0]
+    assert [level.inside(i) for i in range(4)] == [(8, 8), (8, 4), (2, 8), (2, 4)]
     level = open_raster(build_tiff([striped], big=big, order=order))[0].levels[0]
     assert (level.tiles_across, level.tiles_down) == (1, 3)
     assert level.layout_of(2).height == 2
+    assert level.inside(2) == (2, 12)
 
 
 @pytest.mark.parametrize("kind", [BYTE, SHORT, LONG, LONG8])
@@ -118,6 +122,22 @@ def test_only_true_overviews_of_the_first_image_count() -> None:
     ]
     raster, _ = open_raster(build_tiff([base, *cases]))
     assert [(v.width, v.height) for v in raster.levels] == [(400, 300), (200, 150)]
+
+
+def test_what_is_coarser_than_of_use_is_left_out() -> None:
+    data = build_tiff([page(300, 200, [bytes(60000)]), reduced(150, 100), reduced(75, 50)])
+    asked: list[list[int]] = []
+
+    def widths(decimation: float) -> list[int]:
+        def coarsest(raster: Raster) -> float:
+            asked.append([v.width for v in raster.levels])
+            return decimation
+
+        return [v.width for v in read_raster(HeaderBytes(data, len(data)), coarsest).levels]
+
+    assert [widths(d) for d in (1.0, 1.99, 2.0, 4.0)] == [[300], [300], [300, 150], [300, 150, 75]]
+    assert asked == [[300]] * 4
+    assert [v.width for v in open_raster(data)[0].levels] == [300, 150, 75]
 
 
 def test_chain_that_closes_on_itself_or_breaks() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from picks import by_hand
 from whole_run import SOUTH, assert_same, file_of, item_of, run, winners
 
 from bestpixel_gpu.compositing import setup
@@ -95,14 +96,7 @@ class Stack:
         return sorted(range(len(self.ids)), key=keys[order])
 
     def selected(self, order: list[int], top_k: int | None) -> set[int]:
-        if top_k is None:
-            return set(order)
-        picked: set[int] = set()
-        for r, c in self.chunks():
-            clear = {i: int((self.score[i, r, c] == 0).sum()) for i in order}
-            seen = [i for i in order if (self.scl[i, r, c] != 0).any()]
-            picked |= set(sorted(seen, key=lambda i: (-clear[i], order.index(i)))[:top_k])
-        return picked
+        return by_hand(self.score == 0, self.scl != 0, order, self.chunks(), top_k)
 
     def composite(self, order: str, top_k: int | None, fill: float | None) -> dict[str, NDArray[Any]]:
         """Everything a run should give; `fill` None: selected scenes only."""

@@ -18,11 +18,22 @@ from bestpixel_gpu.errors import DeviceError, InputError
 
 
 def test_devices_by_name():
-    assert create("cpu").name == create().name == "cpu"
-    with pytest.raises(DeviceError, match="CUDA"):
-        create("cuda")
-    with pytest.raises(InputError, match="'tpu'"):
-        create("tpu")
+    assert create("cpu").name == "cpu"
+    assert not create("cpu").note
+    for name in ("tpu", "cuda:", "cuda:x", "cuda:-1", "CPU"):
+        with pytest.raises(InputError, match=repr(name)):
+            create(name)
+
+
+def test_without_cuda_auto_is_the_cpu_and_says_why(monkeypatch):
+    from bestpixel_gpu.engines.cuda import environment
+
+    monkeypatch.setattr(environment, "problem", lambda index: f"there is no device {index}: buy one")
+    engine = create("auto")
+    assert engine.name == "cpu"
+    assert engine.note == "device='auto' chose the CPU: there is no device 0: buy one"
+    with pytest.raises(DeviceError, match=r"^device='cuda:3': there is no device 3: buy one$"):
+        create("cuda:3")
 
 
 def test_threads_start_late_and_stop():
@@ -48,6 +59,34 @@ def test_a_tile_must_fit_its_slot():
         engine.load(engine.pool(31, 1), [0], [tile])
     with pytest.raises(ValueError, match="slot"):
         engine.load(engine.pool(32, 1), [1], [tile])
+
+
+@pytest.mark.parametrize("predictor", [1, 2])
+def test_padding_of_a_slot_is_left_alone(predictor):
+    from bestpixel_gpu.cog.layout import TileLayout
+    from bestpixel_gpu.engines.contract import CompressedTile
+
+    engine = create("cpu")
+    layout = TileLayout(codec="none", width=24, height=6, bits=16, predictor=predictor)
+    pool = engine.pool(layout.decoded_bytes, 1)
+    pool.data[:] = 0xAB
+    engine.load(pool, [0], [CompressedTile(0, np.ones(24 * 6, "<u2").tobytes(), layout, (4, 17))])
+    slot = pool.data[: layout.decoded_bytes].view(np.uint16).reshape(6, 24)
+    row = np.arange(1, 18) if predictor == 2 else np.ones(17)
+    assert (slot[:4, :17] == row).all()
+    assert (slot[4:] == 0xABAB).all()
+    assert (slot[:, 17:] == 0xABAB).all()
+
+
+def test_a_part_must_lie_in_its_tile():
+    from bestpixel_gpu.cog.layout import TileLayout
+    from bestpixel_gpu.engines.contract import CompressedTile
+
+    engine = create("cpu")
+    layout = TileLayout(codec="none", width=4, height=3, bits=8)
+    for inside in ((4, 4), (3, 5), (0, 4)):
+        with pytest.raises(ValueError, match="tile of 3 x 4"):
+            engine.load(engine.pool(12, 1), [0], [CompressedTile(0, bytes(12), layout, inside)])
 
 
 def test_budget_is_half_of_what_is_there():

@@ -1,0 +1,154 @@
+"""Keys and layers: who won, written down and counted, and taken back where it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.engines.contract import (
+    NO_KEY,
+    NO_SCORE,
+    NODATA,
+    NOT_SELECTED,
+    RANK_BITS,
+    SCORE_SHIFT,
+    ChunkGrid,
+    Window,
+)
+from bestpixel_gpu.engines.cpu.jit import int64, kernel, plane
+
+_EVERYWHERE = np.empty(0, np.uint8)
+_NO_KEY, _RANK, _EXTRA = np.uint32(NO_KEY), np.uint32(RANK_BITS), np.uint32(NOT_SELECTED)
+_SHIFT = np.uint32(SCORE_SHIFT)
+_NO_SCORE, _NODATA = np.uint16(NO_SCORE), np.uint16(NODATA)
+
+
+def settle(keys: Any, quality: Any, winners: Any, n_scenes: int, where: Any) -> NDArray[np.int64]:
+    """Write what keys say and count the winners; see the contract."""
+    counts = np.zeros(n_scenes + 1, np.int64)
+    (k, k_step), (q, q_step), (w, w_step) = plane(keys), plane(quality), plane(winners)
+    m, m_step = (_EVERYWHERE, 0) if where is None else plane(where)
+    rows, cols = keys.shape
+    decode(rows, cols, k, k_step, q, q_step, w, w_step, m, m_step, counts)
+    return counts
+
+
+@kernel
+def decode(
+    rows: Any,
+    cols: Any,
+    keys: Any,
+    keys_step: Any,
+    quality: Any,
+    quality_step: Any,
+    winners: Any,
+    winners_step: Any,
+    marks: Any,
+    marks_step: Any,
+    counts: Any,
+) -> None:
+    """Quality and winner of each key; runs of one winner are counted at once."""
+    none = int64(counts.size - 1)
+    for r in range(rows):
+        line = keys[r * keys_step : r * keys_step + cols]
+        scores = quality[r * quality_step : r * quality_step + cols]
+        ranks = winners[r * winners_step : r * winners_step + cols]
+        run, last = int64(0), none
+        for c in range(cols):
+            if marks.size and not marks[r * marks_step + c]:
+                continue
+            key = line[c]
+            if key == _NO_KEY:
+                scores[c], ranks[c], rank = _NO_SCORE, -1, none
+            else:
+                rank = int64(key & _RANK)
+                scores[c], ranks[c] = np.uint16(key >> _SHIFT), rank
+            if rank != last:
+                counts[last] += run
+                run, last = int64(0), rank
+            run += 1
+        counts[last] += run
+
+
+def extra_wins(keys: Any, window: Window, chunks: ChunkGrid, n_scenes: int) -> NDArray[np.int64]:
+    """Pixels that each unselected scene wins in each chunk; see the contract."""
+    rows = _inside(chunks.row_edges, window[0], window[1])
+    cols = _inside(chunks.col_edges, window[2], window[3])
+    wins = np.zeros((n_scenes, len(rows) - 1, len(cols) - 1), np.int64)
+    count_extra(*plane(keys), rows, cols, wins)
+    return wins
+
+
+def _inside(edges: NDArray[np.int64], start: int, end: int) -> NDArray[np.int64]:
+    """Chunk edges of a window, counted from its start."""
+    return edges[(edges >= start) & (edges <= end)] - start
+
+
+@kernel
+def count_extra(keys: Any, step: Any, rows: Any, cols: Any, wins: Any) -> None:
+    """Add the unselected winners of each chunk to `wins`, (scene, chunk row, chunk col)."""
+    for i in range(rows.size - 1):
+        for r in range(rows[i], rows[i + 1]):
+            for j in range(cols.size - 1):
+                for key in keys[r * step + cols[j] : r * step + cols[j + 1]]:
+                    if key & _EXTRA and key != _NO_KEY:
+                        wins[int64(key & _RANK), i, j] += 1
+
+
+def failed(bands: Sequence[Any], winners: Any) -> tuple[Window, NDArray[np.uint8]] | None:
+    """Box and marks of the pixels whose winner gave no sample; see the contract."""
+    rows, cols = winners.shape
+    marks = np.zeros((rows, cols), np.uint8)
+    w, w_step = plane(winners)
+    m, m_step = plane(marks)
+    found = 0
+    for b, b_step in map(plane, bands):
+        found += mark(rows, cols, b, b_step, w, w_step, m, m_step)
+    if not found:
+        return None
+    down, across = np.flatnonzero(marks.any(axis=1)), np.flatnonzero(marks.any(axis=0))
+    box = int(down[0]), int(down[-1]) + 1, int(across[0]), int(across[-1]) + 1
+    return box, marks[box[0] : box[1], box[2] : box[3]]
+
+
+@kernel
+def mark(
+    rows: Any, cols: Any, band: Any, band_step: Any, winners: Any, winners_step: Any, marks: Any, step: Any
+) -> Any:
+    """Mark the pixels with a winner and nodata; how many of this band."""
+    found = int64(0)
+    for r in range(rows):
+        values = band[r * band_step : r * band_step + cols]
+        ranks = winners[r * winners_step : r * winners_step + cols]
+        flags = marks[r * step : r * step + cols]
+        for c in range(cols):
+            bad = np.uint8(values[c] == _NODATA) & np.uint8(ranks[c] >= 0)
+            flags[c] |= bad
+            found += bad
+    return found
+
+
+def keys_of(quality: Any, winners: Any, selected: NDArray[np.bool_], where: Any) -> NDArray[np.uint32]:
+    """The keys again from the layers, NO_KEY where there is no winner or no mark."""
+    ranks = winners.astype(np.int64) & RANK_BITS
+    low = ranks | np.where(selected, 0, NOT_SELECTED)[np.minimum(ranks, len(selected) - 1)]
+    keys: NDArray[np.uint32] = (quality.astype(np.int64) << SCORE_SHIFT | low).astype(np.uint32)
+    keys[(winners < 0) | (where == 0)] = NO_KEY
+    return keys
+
+
+def reopen(bands: Sequence[Any], winners: Any, where: Any, n_scenes: int) -> NDArray[np.int64]:
+    """Nodata into the marked pixels of all bands; counts their winners."""
+    bad = where != 0
+    for band in bands:
+        band[bad] = NODATA
+    lost = winners[bad].astype(np.int64)
+    return np.bincount(np.where(lost < 0, n_scenes, lost), minlength=n_scenes + 1)
+
+
+def only(winners: Any, where: Any) -> Any:
+    """A copy of `winners`, -1 where there is no mark."""
+    return np.where(where != 0, winners, winners.dtype.type(-1))

@@ -1,0 +1,1 @@
+"""The CUDA engine: CuPy holds memory and launches; the kernels lie in ``cuda/``."""
