@@ -20,6 +20,7 @@ _HOMES = {
     "api": ("build_composite", "build_composite_async", "explain", "explain_async"),
     "result.composite": ("Composite",),
     "compositing.explain": ("Explanation",),
+    "engines": ("release_memory",),
     "result.report": ("Report",),
     "catalog.scene": ("Scene",),
     "geo.grid": ("Grid",),
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from bestpixel_gpu.api import explain_async as explain_async
     from bestpixel_gpu.catalog.scene import Scene as Scene
     from bestpixel_gpu.compositing.explain import Explanation as Explanation
+    from bestpixel_gpu.engines import release_memory as release_memory
     from bestpixel_gpu.errors import *  # noqa: F403
     from bestpixel_gpu.geo.grid import Grid as Grid
     from bestpixel_gpu.result.composite import Composite as Composite

@@ -36,9 +36,6 @@ from bestpixel_gpu.plan.tiles import FetchGroup, Job, Needs, PassPlan, TileKey, 
 from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
 
-LOOKAHEAD_BYTES = 16 << 20
-"""Decoded tiles that may wait beyond those a block needs, where memory allows."""
-
 
 @dataclass(slots=True, eq=False)
 class Block:
@@ -122,7 +119,7 @@ class Painter:
     def _slots(self, plan: PassPlan) -> int:
         if not plan.n_tiles:
             return 0
-        ahead = plan.peak + LOOKAHEAD_BYTES // max(plan.slot_bytes, 1)
+        ahead = plan.peak + self.session.engine.lookahead // max(plan.slot_bytes, 1)
         fits = self.tile_bytes // max(plan.slot_bytes, 1)
         return max(plan.peak, min(plan.n_tiles, ahead, fits))
 

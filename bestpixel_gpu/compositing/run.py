@@ -46,6 +46,7 @@ async def composite(session: Session) -> Composite:
     decision = await decide(session)
     with session.stage("paint"):
         layers = await paint(session, decision)
+        await session.compute(session.engine.synchronize)  # what the caller gets is there
     return finish(session, decision.choice, layers)
 
 

@@ -38,7 +38,7 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
     grid = output_grid(request)
     threads = request.threads or usable_cpus()
     engine = engines.create(request.device, threads, request.inflate)
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="bestpixel-compute")
+    executor = ThreadPoolExecutor(engine.workers, thread_name_prefix="bestpixel-compute")
     try:
         limit = request.memory_limit or engine.budget()
         check_output(grid.width * grid.height, len(bands), limit, grid.res_x)
@@ -62,6 +62,7 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
                     output_bytes(grid.width * grid.height, len(bands)),
                     threads,
                     grid.width * grid.height * len(bands) * BAND_BYTES,
+                    engine.lookahead,
                 ),
             )
         finally:

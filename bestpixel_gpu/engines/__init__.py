@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from bestpixel_gpu.errors import DeviceError, InputError
@@ -10,7 +11,7 @@ from bestpixel_gpu.errors import DeviceError, InputError
 if TYPE_CHECKING:
     from bestpixel_gpu.engines.contract import Engine
 
-__all__ = ["create"]
+__all__ = ["create", "release_memory"]
 
 
 def create(device: str = "auto", threads: int | None = None, inflate: str = "auto") -> Engine:
@@ -59,4 +60,16 @@ def _cuda(index: int, inflate: str) -> Engine:
     reason = problem(index)
     if reason is not None:
         raise DeviceError(reason)
-    raise DeviceError("the CUDA engine is not in this version")
+    from bestpixel_gpu.engines.cuda.engine import kept_engine
+
+    return kept_engine(index, inflate)
+
+
+def release_memory() -> None:
+    """Give back device memory that is kept for the next run; nothing where no device was used.
+
+    No run may be under way in another thread.
+    """
+    module = sys.modules.get("bestpixel_gpu.engines.cuda.engine")
+    if module is not None:
+        module.release_memory()

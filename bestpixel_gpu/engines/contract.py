@@ -227,6 +227,10 @@ class Engine(Protocol):
     """``"cpu"`` or ``"cuda:0"``."""
     note: str
     """What the caller should know about the device, for instance why it is not another one."""
+    workers: int
+    """How many calls at once are worth while."""
+    lookahead: int
+    """Bytes of decoded tiles that are worth having beyond those needed next."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> Any:
         """Engine array, filled if asked."""

@@ -30,14 +30,17 @@ class Budget:
     """Compressed band tiles kept for repair."""
 
     @classmethod
-    def of(cls, limit: int, output: int, threads: int, bands: int) -> Budget:
-        """Shares of what the output leaves of the limit; `bands` of its bytes are the bands."""
+    def of(cls, limit: int, output: int, threads: int, bands: int, lookahead: int) -> Budget:
+        """Shares of what the output leaves of the limit; `bands` of its bytes are the bands.
+
+        `lookahead` bytes of decoded tiles are what the engine likes to have at hand.
+        """
         spare = max(limit - output, 0)
         return cls(
             strip=max(min(64 * MIB, spare // (2 * threads)), MIB),
             codes=min(64 * MIB + bands, spare // 4),  # there are no bands yet
             repair_codes=min(16 * MIB, spare // 8),
-            undecoded=max(min(32 * MIB, spare // 4), MIB),
+            undecoded=max(min(max(32 * MIB, lookahead // 2), spare // 4), MIB),
             kept=min(64 * MIB, spare // 8),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -153,6 +153,18 @@ class Composite(Mapping[str, Any]):
         from bestpixel_gpu.result.picture import composite_html
 
         return composite_html(self)
+
+    def to_numpy(self) -> Composite:
+        """The same composite with its layers in host memory; itself where they lie there."""
+        if not hasattr(self.quality, "get"):
+            return self
+        names = ("quality", "observation_count", "selected_observation")
+        return replace(
+            self,
+            bands={name: to_host(a) for name, a in self.bands.items()},
+            boa_unc=self.boa_unc and {name: to_host(a) for name, a in self.boa_unc.items()},
+            **{name: to_host(getattr(self, name)) for name in names},
+        )
 
     def to_xarray(self) -> xr.Dataset:
         """Dataset with one variable for each band and layer, dims (y, x); ``.odc`` and ``.rio`` work.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +40,9 @@ def to_dataset(composite: Composite) -> xr.Dataset:
     """
     import xarray as xr
 
+    if type(composite.quality).__module__.partition(".")[0] == "cupy":
+        with suppress(ImportError):
+            import cupy_xarray  # noqa: F401  (its import is its effect: the accessor .cupy)
     variables: dict[str, tuple[Any, dict[str, Any]]] = {}
     for name, array in composite.bands.items():
         text = {"units": "1", "long_name": f"{name} surface reflectance"}

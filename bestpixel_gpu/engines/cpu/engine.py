@@ -75,9 +75,10 @@ class CpuEngine:
 
     name = "cpu"
     note = ""
+    lookahead = 16 << 20
 
     def __init__(self, threads: int | None = None, decoder: Decoder | None = None) -> None:
-        self.threads = threads or _usable_processors()
+        self.threads = self.workers = threads or _usable_processors()
         self._decoder = decoder or Decoder.best()
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()

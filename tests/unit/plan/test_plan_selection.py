@@ -50,9 +50,7 @@ def shown(clear: Any, valid: Any = 16) -> SceneCounts:
     """Pixels per scene, chunk and cell, of chunks of 16 cells of 16 pixels each."""
     c = np.array(clear, np.uint16)[:, None]
     v = np.broadcast_to(np.array(valid, np.uint16), np.array(clear).shape)[:, None].copy()
-    return SceneCounts(
-        c.sum(-1, dtype=np.int64), v.sum(-1, dtype=np.int64), np.full(c.shape[1:3], 256), c, v
-    )
+    return SceneCounts(c.sum(-1, dtype=np.int64), v.sum(-1, dtype=np.int64), np.full(c.shape[1:3], 256), c, v)
 
 
 def fixed(k: SceneCounts, names: str, top_k: int) -> list[str]:

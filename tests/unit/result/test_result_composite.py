@@ -135,6 +135,11 @@ def test_arrays_of_a_device_stay_there_until_they_are_written(tmp_path):
         **{name: OnDevice(host[name]) for name in layers},
     )
     assert isinstance(device.date, OnDevice)
+    there = device.to_numpy()
+    for name in ("quality", "observation_count", "selected_observation", "date"):
+        np.testing.assert_array_equal(there[name], host[name])
+    np.testing.assert_array_equal(there.bands["red"], host.bands["red"])
+    assert host.to_numpy() is host
     np.testing.assert_array_equal(device.date.get(), host.date)
     assert device.to_xarray().red.shape == (70, 90)
     pytest.importorskip("PIL")

@@ -1,0 +1,299 @@
+"""Inflate on a device: streams in its memory, and the rates of each way to decode them.
+
+``serial`` is ``cuda/inflate.cu`` (a warp per stream), ``parallel`` is ``cuda/inflate_parallel.cu`` (a
+block per stream), ``routed`` gives each stream to one of them as the engine does.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import stack
+from gpu_bench import Bench, Timing
+from numpy.typing import NDArray
+
+from bestpixel_gpu.cog.layout import TileLayout
+from bestpixel_gpu.engines.contract import CompressedTile
+from bestpixel_gpu.engines.cpu import numba_inflate
+from bestpixel_gpu.engines.cpu.jit import int64, kernel, uint64
+from bestpixel_gpu.engines.cpu.prefix_code import (
+    BITS,
+    DISTANCE_ROOT,
+    END,
+    LITERAL,
+    LITERAL_ROOT,
+    entry_of,
+    workspace,
+)
+from bestpixel_gpu.engines.cuda.batches import BLOCK_RATIO, STREAMS_PER_BLOCK
+from bestpixel_gpu.engines.cuda.device import blocks
+from bestpixel_gpu.engines.cuda.nvcomp import HEADER, TRAILER, Nvcomp, payload_slot
+
+KERNELS = {
+    "serial": ("inflate", "inflate_streams", STREAMS_PER_BLOCK),
+    "parallel": ("inflate_parallel", "inflate_streams_parallel", 1),
+}
+COUNTS = (1, 8, 64, 132, 300, 800, 2000, 4096)
+MOST = 2 << 30
+"""Inflated bytes in flight."""
+UNTOUCHED = 0xA5
+_WRAPPED_AND_VERIFIED = np.uint32(3)
+
+
+class Model(NamedTuple):
+    """What was predicted without a GPU, in clocks a token.
+
+    Attributes
+    ----------
+    stream : float
+        Of a stream alone on its multiprocessor.
+    sm : float
+        Of a multiprocessor that is full, if it lost nothing; half of that speed is expected.
+    """
+
+    stream: float
+    sm: float
+
+
+MODELS = {
+    ("reflectance", "serial"): Model(430, 23),
+    ("reflectance", "parallel"): Model(16.6, 3.9),
+    ("classes", "serial"): Model(600, 42),
+    ("classes", "parallel"): Model(130, 31),
+}
+"""By instructions counted on the emulator and latencies guessed; real tiles of a ratio near 1.3, and
+scene classes of a ratio near 10."""
+EXPECTED = {
+    "serial": {1: 0.007, 64: 0.4, 300: 2, 800: 5, 4096: 8},
+    "parallel": {1: 0.175, 64: 11, 300: 32, 800: 45, 2000: 45, 4096: 45},
+}
+"""GB/s that follow for reflectance in tiles of 512 x 512 on 132 multiprocessors at 1.75 GHz."""
+
+
+class Streams:
+    """zlib streams in device memory, and a slot for each; guard bytes lie between the slots."""
+
+    def __init__(self, bench: Bench, stored: Sequence[bytes], rooms: Sequence[int], guard: int = 0) -> None:
+        device = self._device = bench.device
+        starts, at = [], 0
+        for data in stored:
+            starts.append(payload_slot(at))
+            at = starts[-1] + len(data)
+        host = np.zeros(at + 64, np.uint8)
+        for start, data in zip(starts, stored, strict=True):
+            host[start : start + len(data)] = np.frombuffer(data, np.uint8)
+        self.n, self.data = len(stored), device.upload(host)
+        self.starts, self.sizes = np.array(starts, np.uint64), np.array([len(s) for s in stored], np.uint32)
+        self.rooms = np.array(rooms, np.uint32)
+        steps = self.rooms.astype(np.uint64) + np.uint64(guard)
+        self.slots = np.cumsum(steps) - steps + np.uint64(guard)
+        self.out = device.empty(int(steps.sum()) + guard, np.uint8)
+        self.written, self.status = device.empty(self.n, np.uint32), device.empty(self.n, np.int32)
+        self.take(np.arange(self.n))
+
+    def take(self, order: NDArray[np.intp]) -> None:
+        """From now on these streams in this order; their slots are the first ones."""
+        self.count, upload = len(order), self._device.upload
+        self.inputs = [upload(a[order]) for a in (self.starts, self.sizes)]
+        self.outputs = [upload(a[: self.count]) for a in (self.slots, self.rooms)]
+
+    def launch(self, which: str, first: int = 0, n: int | None = None) -> None:
+        """Inflate the streams from `first` on by one of :data:`KERNELS`."""
+        n = self.count - first if n is None else n
+        if not n:
+            return
+        file, name, at_once = KERNELS[which]
+        args = [self.data, *(a[first:] for a in self.inputs), self.out, *(a[first:] for a in self.outputs)]
+        args += [self.written[first:], self.status[first:], np.uint32(n), _WRAPPED_AND_VERIFIED]
+        self._device.launch((file, name), blocks(n, at_once), 128, args)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Tiles of one kind.
+
+    Attributes
+    ----------
+    name : str
+        ``"reflectance"`` or ``"classes"``.
+    size : int
+        Pixels along a side.
+    tiles : list of CompressedTile
+        Different ones, repeated in a batch.
+    """
+
+    name: str
+    size: int
+    tiles: list[CompressedTile]
+
+    @property
+    def layout(self) -> TileLayout:
+        """Of all tiles."""
+        return self.tiles[0].layout
+
+    @property
+    def ratio(self) -> float:
+        """Inflated over stored bytes."""
+        return self.layout.inflated_bytes * len(self.tiles) / sum(len(_stored(t)) for t in self.tiles)
+
+    def inflated(self) -> NDArray[np.uint8]:
+        """What zlib makes of the tiles, (tiles, bytes)."""
+        return np.stack([np.frombuffer(zlib.decompress(_stored(t)), np.uint8) for t in self.tiles])
+
+
+def kinds(sizes: Sequence[int], distinct: int) -> list[Kind]:
+    """Reflectance in tiles of each size, then class masks of the first size."""
+    out = [Kind("reflectance", n, stack.reflectance_tiles(n, n=distinct)) for n in sizes]
+    return [*out, Kind("classes", sizes[0], stack.mask_tiles(sizes[0], n=distinct))]
+
+
+def _stored(tile: CompressedTile) -> bytes:
+    assert tile.data is not None
+    return bytes(tile.data)
+
+
+def rates(
+    bench: Bench,
+    kind: Kind,
+    counts: Iterable[int],
+    nvcomp: Nvcomp | None,
+    clock_hz: float | None,
+    more: Callable[[], bool],
+) -> Iterable[dict[str, Any]]:
+    """Each way's rate at each count of streams in flight, for as long as `more` says so."""
+    room = kind.layout.inflated_bytes
+    free, _ = bench.device.memory()
+    counts = [n for n in counts if n * room <= min(MOST, free // 4)]
+    stored, expected = [_stored(t) for t in kind.tiles], kind.inflated()
+    pick = np.arange(max(counts)) % len(stored)
+    streams = Streams(bench, [stored[i] for i in pick], [room] * len(pick))
+    tokens = np.array([count_tokens(s) for s in stored])
+    for n in counts:
+        order = np.argsort(
+            -streams.sizes[:n].astype(np.int64), kind="stable"
+        )  # the longest first, as in a batch
+        streams.take(order)
+        for way, work in _ways(streams, streams.sizes[order], room, nvcomp, bench).items():
+            if not more():
+                return
+            bench.device.fill(streams.out, UNTOUCHED)
+            bench.device.fill(streams.status, -1)
+            timing = bench.time(work)
+            rows = streams.out[: n * room].reshape(n, room)
+            wrong = bench.wrong_rows(rows, expected, pick[order])
+            wrong += int((bench.device.download(streams.status)[:n] != 0).sum())
+            row = {
+                "kind": kind.name,
+                "size": kind.size,
+                "ratio": round(kind.ratio, 2),
+                "streams": n,
+                "way": way,
+            }
+            yield (
+                row
+                | _figures(row, timing, n * room, tokens[pick[order]], clock_hz, bench.sms)
+                | {"wrong": wrong}
+            )
+
+
+def _ways(
+    streams: Streams, sizes: NDArray[np.uint32], room: int, nvcomp: Nvcomp | None, bench: Bench
+) -> dict[str, Callable[[], object]]:
+    in_blocks = int((BLOCK_RATIO * sizes.astype(np.int64) > room).sum())  # they come first: the longest
+
+    def routed() -> None:
+        streams.launch("parallel", 0, in_blocks)
+        streams.launch("serial", in_blocks)
+
+    ways: dict[str, Callable[[], object]] = {
+        "routed": routed,
+        "parallel": lambda: streams.launch("parallel"),
+        "serial": lambda: streams.launch("serial"),
+    }
+    return ways | ({"nvcomp": _by_nvcomp(streams, room, nvcomp, bench)} if nvcomp else {})
+
+
+def _by_nvcomp(streams: Streams, room: int, nvcomp: Nvcomp, bench: Bench) -> Callable[[], object]:
+    device, n = bench.device, streams.count
+    starts, sizes = (device.download(a) for a in streams.inputs)
+    data, out = (np.uint64(device.address(a)) for a in (streams.data, streams.out))
+    payloads, lengths = (
+        starts + data + np.uint64(HEADER),
+        sizes.astype(np.uint64) - np.uint64(HEADER + TRAILER),
+    )
+    rooms = np.full(n, room, np.uint64)
+    arrays = [device.upload(a) for a in (payloads, lengths, rooms, rooms, streams.slots[:n] + out)]
+    work_bytes = max(1, nvcomp.temp_bytes(n, room, n * room))
+    arrays += [device.empty(work_bytes, np.uint8), streams.status]
+
+    def ask(handle: int) -> None:
+        payload, length, capacity, written, target, memory, status = map(device.address, arrays)
+        sizes = n, memory, work_bytes
+        nvcomp.decompress_async(payload, length, capacity, written, *sizes, target, status, handle)
+
+    return lambda: device.call(ask, device.main)
+
+
+def _figures(
+    row: dict[str, Any],
+    timing: Timing,
+    decoded: int,
+    tokens: NDArray[np.int64],
+    clock_hz: float | None,
+    sms: int,
+) -> dict[str, Any]:
+    """What a timing says, beside what was predicted of it."""
+    clocks = timing.seconds * clock_hz if timing.seconds is not None and clock_hz else None
+    alone = row["streams"] <= sms
+    each = None if clocks is None else clocks / tokens.max() if alone else clocks * sms / tokens.sum()
+    model = MODELS.get((row["kind"], row["way"]))
+    return {
+        "seconds": timing.seconds,
+        "repeats": timing.repeats,
+        "gb_s": timing.rate(decoded),
+        "clocks_per_token": each,
+        "of": "a stream alone on a multiprocessor" if alone else "a multiprocessor",
+        "predicted_clocks_per_token": model and (model.stream if alone else model.sm),
+        "predicted_gb_s": EXPECTED.get(row["way"], {}).get(row["streams"])
+        if (row["kind"], row["size"]) == ("reflectance", 512)
+        else None,
+    }
+
+
+def count_tokens(stream: bytes) -> int:
+    """Literals and matches of a good zlib stream; what is stored without a code has none."""
+    data = np.frombuffer(stream, np.uint8)
+    return int(_count_tokens(data.ctypes.data, data.size, workspace()))
+
+
+@kernel
+def _count_tokens(source: Any, n_in: Any, work: Any) -> Any:
+    at, final, tokens = 16, False, 0
+    while not final:
+        word = int64(numba_inflate._window(source, n_in, at) & uint64(7))
+        final, kind = bool(word & 1), word >> 1
+        at += 3
+        if kind == 0:
+            byte = (at + 7) >> 3
+            size = int64(numba_inflate._window(source, n_in, 8 * byte) & uint64(0xFFFF))
+            at = 8 * (byte + 4 + size)
+            continue
+        if kind == 2:
+            at = numba_inflate._dynamic_code(source, n_in, at, work)
+        else:
+            numba_inflate._fixed_code(work)
+        while True:
+            bits = numba_inflate._window(source, n_in, at)
+            entry = entry_of(work.literals, LITERAL_ROOT, bits)
+            at += int64(entry & uint64(BITS))
+            if entry & uint64(END):
+                break
+            tokens += 1
+            if not entry & uint64(LITERAL):
+                entry = entry_of(work.distances, DISTANCE_ROOT, bits >> (entry & uint64(BITS)))
+                at += int64(entry & uint64(BITS))
+    return tokens

@@ -1,0 +1,116 @@
+"""The production flow on a device that is not there: whole composites, byte for byte the CPU engine's.
+
+Search, transfer, batching, events, budgets and repair are the package's own; only the device behind
+them is emulated, with its streams run against each other in an order drawn from a seed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from emulated_device import EmulatedDevice
+from whole_run import HOME, RIGHT, SOUTH, assert_same, forget_headers, item_of, path_of, run, winners
+
+from bestpixel_gpu import engines
+from bestpixel_gpu.engines.cuda.engine import CudaEngine
+from bestpixel_gpu.errors import DeviceError, IncompleteError, PartialResultWarning
+
+OnDevice = Callable[..., Any]
+
+
+@pytest.fixture
+def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnDevice]:
+    """``run`` on an emulated device; its layers come back in host memory."""
+
+    def run_there(server: Any, *where: Any, device: EmulatedDevice | None = None, **options: Any) -> Any:
+        device = device or EmulatedDevice(seed=options.pop("seed", 1))
+        monkeypatch.setattr(engines, "create", lambda *_: CudaEngine(device, gather=0))
+        made = run(server, *where, **options)
+        monkeypatch.undo()
+        return on_host(made, device)
+
+    yield run_there
+    left = [t.name for t in threading.enumerate() if t.name.startswith(("bestpixel-load", "bestpixel-copy"))]
+    assert not left, "the engine's threads end with the run"
+
+
+def on_host(composite: Any, device: EmulatedDevice) -> Any:
+    """The composite with its layers downloaded."""
+    names = ("quality", "observation_count", "selected_observation")
+    return replace(
+        composite,
+        bands={n: device.download(a) for n, a in composite.bands.items()},
+        **{n: device.download(getattr(composite, n)) for n in names},
+    )
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("pc", {"tile": HOME}),
+    ("pc", {"tile": HOME, "resolution": 60, "bands": ["red", "green", "swir16"]}),
+    ("pc", {"tile": RIGHT, "top_k": 1, "fill": True}),
+    ("pc", {"tile": SOUTH, "resampling": "nearest", "order": "newest", "top_k": None}),
+    ("pc", {"tile": "all", "resolution": 40, "coverage_target": 0.9}),
+    ("earth-search", {"tile": HOME, "resolution": 20}),
+    ("earth-search", {"tile": HOME, "crs": "EPSG:3857", "resolution": 30}),
+    ("earth-search", {"tile": RIGHT, "mask_resampling": "nearest", "resolution": 50, "fill": False}),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "options"), CASES, ids=lambda v: str(v)[:60])
+def test_a_whole_run_gives_the_bytes_of_the_cpu(
+    server: Any, on_device: OnDevice, endpoint: str, options: dict[str, Any]
+) -> None:
+    want = run(server, endpoint, **options)
+    got = on_device(server, endpoint, **options)
+    assert got.report.device == "cuda:0"
+    assert_same(got, want)
+    assert got.report.repair_rounds == want.report.repair_rounds
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_order_of_streams_gives_the_same(server: Any, on_device: OnDevice, seed: int) -> None:
+    want = run(server)
+    for limit in (None, 24 << 20):
+        got = on_device(server, seed=seed, memory_limit=limit, threads=1 + seed)
+        assert_same(got, want)
+
+
+def test_repair_on_the_device(server: Any, on_device: OnDevice) -> None:
+    """A damaged file: its scene's pixels go to the next best, as on the CPU."""
+    options: dict[str, Any] = {"order": "newest", "top_k": None, "max_failed": 1.0}
+    clean = run(server, **options)
+    names = winners(clean).ravel().tolist()
+    item = item_of(server.items("pc"), max(set(names), key=names.count))
+    answers = []
+    for go in (run, on_device):
+        forget_headers()
+        server.reset(faults={path_of(item, "B11") + "#tiles": "corrupt", path_of(item, "B04"): "404"})
+        with pytest.warns(PartialResultWarning):
+            answers.append(go(server, **options))
+    assert_same(answers[1], answers[0])
+
+
+def test_a_device_that_is_lost_is_an_error_and_leaves_nothing(server: Any, on_device: OnDevice) -> None:
+    device = EmulatedDevice(seed=1, lost_at=9)
+    with pytest.raises(DeviceError, match="lost"):
+        on_device(server, device=device)
+
+
+def test_too_little_device_memory_is_told(server: Any, on_device: OnDevice) -> None:
+    from bestpixel_gpu.errors import MemoryLimitError
+
+    with pytest.raises((MemoryLimitError, DeviceError, IncompleteError), match="memory"):
+        on_device(server, device=EmulatedDevice(seed=1, total=1 << 20))
+
+
+def test_a_second_run_needs_no_more_memory(server: Any, on_device: OnDevice) -> None:
+    device = EmulatedDevice(seed=1)
+    peaks = []
+    for _ in range(3):
+        on_device(server, device=device)
+        peaks.append(device.total - device.memory()[0])
+    assert peaks[0] == peaks[1] == peaks[2]
