@@ -18,9 +18,19 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "api": ("build_composite", "build_composite_async", "explain", "explain_async"),
+    "series": (
+        "build_monthly_composites",
+        "build_monthly_composites_async",
+        "iter_composites",
+        "iter_composites_async",
+        "iter_monthly_composites",
+        "iter_monthly_composites_async",
+    ),
     "result.composite": ("Composite",),
+    "result.period": ("FailedPeriod", "Period"),
     "compositing.explain": ("Explanation",),
     "engines": ("release_memory",),
+    "engines.toa": ("correct_toa",),
     "result.report": ("Report",),
     "catalog.scene": ("Scene",),
     "geo.grid": ("Grid",),
@@ -55,10 +65,19 @@ if TYPE_CHECKING:
     from bestpixel_gpu.catalog.scene import Scene as Scene
     from bestpixel_gpu.compositing.explain import Explanation as Explanation
     from bestpixel_gpu.engines import release_memory as release_memory
+    from bestpixel_gpu.engines.toa import correct_toa as correct_toa
     from bestpixel_gpu.errors import *  # noqa: F403
     from bestpixel_gpu.geo.grid import Grid as Grid
     from bestpixel_gpu.result.composite import Composite as Composite
+    from bestpixel_gpu.result.period import FailedPeriod as FailedPeriod
+    from bestpixel_gpu.result.period import Period as Period
     from bestpixel_gpu.result.report import Report as Report
+    from bestpixel_gpu.series import build_monthly_composites as build_monthly_composites
+    from bestpixel_gpu.series import build_monthly_composites_async as build_monthly_composites_async
+    from bestpixel_gpu.series import iter_composites as iter_composites
+    from bestpixel_gpu.series import iter_composites_async as iter_composites_async
+    from bestpixel_gpu.series import iter_monthly_composites as iter_monthly_composites
+    from bestpixel_gpu.series import iter_monthly_composites_async as iter_monthly_composites_async
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,6 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
-from bestpixel_gpu.errors import InputError
 from bestpixel_gpu.request import Offset, Order, Request, make_request, whole
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 def build_composite(
     bbox: Any,
     datetime: str,
-    resolution: float = 60.0,
+    resolution: float | str = 60.0,
     top_k: int | None = 3,
     max_cloud_cover: float = 90.0,
     concurrency: int = 192,
@@ -43,8 +42,11 @@ def build_composite(
     crs: Any = None,
     resampling: str = "bilinear",
     mask_resampling: str = "worst",
+    band_quality: bool = False,
+    cloud_buffer: float = 0.0,
+    rule: str = "clearest",
     fill: float | bool = 0.001,
-    order: Order = "clearest",
+    order: Order | None = None,
     offset: Offset = None,
     max_failed: float = 0.2,
     memory_limit: int | None = None,
@@ -59,8 +61,10 @@ def build_composite(
         west > east crosses 180 degrees. ``None`` with `geobox` or `like`.
     datetime : str
         ``"2024-06-01/2024-08-31"``, one day, RFC 3339 times, ``..`` for an open end. Days are whole.
-    resolution : float
-        Output pixel in metres (in units of `crs` where that is given).
+        ``"P30D/2024-07-15"``: the thirty days that end with a day (any ISO 8601 duration).
+    resolution : float or ``"native"``
+        Output pixel in metres (in units of `crs` where that is given). ``"native"``: the archive's
+        own, aligned with its pixels in its own projection.
     top_k : int or None
         Most scenes selected for a chunk of 512 px and MGRS tile, those that add most clear and
         observed pixels; one that would add less than 0.1 % is not selected. ``None`` selects all.
@@ -69,12 +73,18 @@ def build_composite(
     concurrency : int
         Most range requests at once; fewer where a server throttles.
     endpoint : str
-        ``"pc"``, ``"earth-search"``, ``"earth-search-c1"`` or ``"auto"`` (earth-search on AWS in
-        the USA, by ``AWS_REGION``; else pc).
+        Sentinel-2: ``"pc"``, ``"earth-search"``, ``"earth-search-c1"`` or ``"auto"`` (earth-search
+        on AWS in the USA, by ``AWS_REGION``; else pc). Others: ``"hls"`` (Landsat and Sentinel-2
+        harmonised), ``"mcd43a4"`` (MODIS), ``"landsat"`` (Collection 2, Level 2).
     disk_cache : path, optional
-        Folder where headers are kept from run to run.
+        Folder where searches and headers are kept from run to run, 1 GiB at most.
     bands : list of str, optional
-        coastal, blue, green, red, rededge1..3, nir, nir08, nir09, swir16, swir22. Default all.
+        coastal, blue, green, red, rededge1..3, nir, nir08, nir09, swir16, swir22. Default all that
+        every scene of the endpoint has. Scenes without a named band are no candidates.
+    output_crs : ``"native"`` or ``"utm"``
+        Where no other CRS is given: the archive's own projection, or UTM of the hemisphere. They
+        differ for hls and landsat south of the equator (northern zone, negative northings) and
+        for mcd43a4 (sinusoidal).
     coverage_target, min_k, max_k
         Above 0: pick scenes per chunk and tile until that share of what can be seen is clear,
         at least `min_k` and at most `max_k`.
@@ -98,12 +108,29 @@ def build_composite(
         Of bands; classes are never interpolated.
     mask_resampling : ``"worst"`` or ``"nearest"``
         The class of an output pixel larger than the mask's: the worst it covers, or its centre's.
+    band_quality : bool
+        For mcd43a4: an observation is as good as the worst of the quality layers of all bands that
+        are read. False: band 1's layer stands for all.
+    cloud_buffer : float
+        Metres. An observation whose mask pixel lies nearer than that to one of cloud, cirrus or
+        their shadow in the same mask, centre to centre, is marginal at best: thin rims that were not
+        flagged lose to what is clear elsewhere.
+    rule : ``"clearest"``, ``"latest"``, ``"first"`` or ``"ndvi"``
+        What decides between the observations of a pixel. ``"clearest"``: the score, then `order`.
+        ``"latest"``: among the usable, which are the clear and the marginal ones, the newest; where
+        there is none of them, the newest of the others (dark, shadow, or marginal for a cloud nearer
+        than `cloud_buffer`). ``"first"``: the same with `order`, so by default the oldest. Every
+        scene found competes then, whatever `top_k`, `coverage_target` and `fill` say.
+        ``"ndvi"``: the score, then the greatest (nir - red) / (nir + red) of the painted values
+        (0 where both are 0), then `order`; an observation without valid red and nir is none. Red and
+        nir of every scene that competes are read.
     fill : float or bool
         Unselected scenes compete after all selected ones of the same score unless they would win
         less than this share of a chunk. ``True``: always, no pixel that was clear on any scene
         stays cloudy. ``False``: selected scenes only.
     order : str or callable
-        Decides between equal scores: ``"clearest"``, ``"cloud_cover"``, ``"newest"``, ``"oldest"``,
+        Decides between observations that are equal by the rule: ``"clearest"`` (default),
+        ``"cloud_cover"``, ``"newest"`` (default of ``rule="latest"``), ``"oldest"`` (of ``"first"``),
         ``"nearest:<date>"``, ``"ancestor"``, or a key on :class:`Scene`.
     offset : int, mapping id -> int, or callable(item), optional
         DN to subtract, instead of what the metadata say.
@@ -115,11 +142,18 @@ def build_composite(
         Compute threads; default the CPUs this process may use.
     timeout : float, optional
         Seconds for the whole call.
-    scout_factor, windowed_fetch, output_crs
-        Accepted for the ancestor's callers. Masks are read once at full resolution and only
-        winners' tiles are fetched, so the first two change nothing; both CRS words mean UTM here.
+    scout_factor : int
+        Accepted for the ancestor's callers. Masks are read once, so it changes nothing.
+    windowed_fetch : bool
+        With `coverage_target`: a selected scene wins only inside the box around the chunks that
+        picked it, as in the ancestor. Dates may then change along chunk edges, and pixels beside the
+        box that only this scene shows clear stay cloudy, or empty; ``observation_count`` counts it
+        everywhere. Else it changes nothing: only winners' tiles are fetched in any case.
     emit_uncertainty : bool
-        Not in this version: must be False.
+        Adds ``boa_unc``: for each band ``max(sqrt(variance + (0.02 winner)^2), 10)`` in DN, float32,
+        not a number where the band is nodata. The variance (0 for a single value) is that of the
+        valid values of the selected scenes whose score is the winner's, and of the winner. All
+        their bands are read.
 
     Returns
     -------
@@ -139,7 +173,7 @@ def build_composite(
     SourceError, CatalogError
         The catalogue could not be reached, or a wait passed its limit.
     """
-    request = _checked(locals())
+    request = checked(locals())
     from bestpixel_gpu.transfer.loop import run_sync
 
     return run_sync(_composite(request), timeout=request.timeout)
@@ -177,16 +211,13 @@ for _twin in (build_composite_async, explain, explain_async):
 def _bound(*args: Any, **kwargs: Any) -> Request:
     call = _SIGNATURE.bind(*args, **kwargs)
     call.apply_defaults()
-    return _checked(call.arguments)
+    return checked(call.arguments)
 
 
-def _checked(arguments: dict[str, Any]) -> Request:
-    """The request of a call's arguments."""
+def checked(arguments: dict[str, Any]) -> Request:
+    """The request of a call's arguments, all of them."""
     arguments = dict(arguments)
-    if arguments.pop("emit_uncertainty"):
-        raise InputError("emit_uncertainty=True is not in this version: leave it out")
     whole("scout_factor", arguments.pop("scout_factor"), 1)
-    arguments.pop("windowed_fetch")
     return make_request(**arguments)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib import import_module
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 from bestpixel_gpu.errors import InputError
 
@@ -19,6 +19,11 @@ Offset = int | Mapping[str, int] | Callable[[Any], int | None] | None
 Progress = Callable[[str, int, int], None]
 
 ORDERS = ("clearest", "cloud_cover", "newest", "oldest", "nearest:<date>", "ancestor")
+RULES = ("clearest", "latest", "first", "ndvi")
+INDEX_BANDS = ("red", "nir")
+"""What the rule "ndvi" reads of every competing scene."""
+MAX_CLOUD_BUFFER = 5000.0
+"""Metres; more would keep away from every cloud of a mask, and read whole masks for small boxes."""
 MAX_PIXELS = 1 << 34
 """Outputs beyond this are taken for a slip of the pen (a resolution in degrees, say)."""
 
@@ -29,13 +34,15 @@ class Request:
 
     bbox: BBox | None
     datetime: str
-    resolution: float
+    resolution: float | Literal["native"]
     top_k: int | None
     max_cloud_cover: float
     concurrency: int
     endpoint: str
     disk_cache: str | None
     bands: tuple[str, ...] | None
+    output_crs: str
+    """``"native"``: the archive's own projection; ``"utm"``: UTM of the hemisphere."""
     coverage_target: float
     min_k: int
     max_k: int
@@ -49,6 +56,11 @@ class Request:
     crs: str | None
     resampling: str
     mask_resampling: str
+    band_quality: bool
+    cloud_buffer: float
+    rule: str
+    emit_uncertainty: bool
+    windowed_fetch: bool
     fill: float | None
     """Share of a chunk below which an unselected scene is barred; ``None``: selected scenes only."""
     order: Order
@@ -57,6 +69,16 @@ class Request:
     memory_limit: int | None
     threads: int | None
     timeout: float | None
+
+    @property
+    def by_time(self) -> bool:
+        """Whether time decides between usable observations before their scores do."""
+        return self.rule in ("latest", "first")
+
+    @property
+    def index_bands(self) -> tuple[str, ...]:
+        """Bands whose values the rule looks at."""
+        return INDEX_BANDS if self.rule == "ndvi" else ()
 
     @property
     def bilinear(self) -> bool:
@@ -153,6 +175,11 @@ def make_request(
     crs: Any,
     resampling: Any,
     mask_resampling: Any,
+    band_quality: Any,
+    cloud_buffer: Any,
+    rule: Any,
+    emit_uncertainty: Any,
+    windowed_fetch: Any,
     fill: Any,
     order: Any,
     offset: Any,
@@ -177,13 +204,14 @@ def make_request(
     return Request(
         bbox=None if bbox is None else check_bbox(bbox),
         datetime=datetime,
-        resolution=number("resolution", resolution, finest, 100_000, " metres (units of crs=)"),
+        resolution=_resolution(resolution, finest, grid_crs),
         top_k=None if top_k is None else whole("top_k", top_k, 1),
         max_cloud_cover=number("max_cloud_cover", max_cloud_cover, 0, 1e9, " percent"),
         concurrency=whole("concurrency", concurrency, 1, 4096),
         endpoint=str(endpoint),
         disk_cache=None if disk_cache is None else os.fspath(disk_cache),
         bands=_bands(bands),
+        output_crs="utm" if isinstance(crs, str) and crs.lower() == "utm" else str(output_crs),
         coverage_target=number("coverage_target", coverage_target, 0, 1),
         min_k=low,
         max_k=high,
@@ -197,14 +225,33 @@ def make_request(
         crs=grid_crs,
         resampling=choice("resampling", resampling, ("bilinear", "nearest")),
         mask_resampling=choice("mask_resampling", mask_resampling, ("worst", "nearest")),
+        band_quality=_flag("band_quality", band_quality),
+        cloud_buffer=number("cloud_buffer", cloud_buffer, 0, MAX_CLOUD_BUFFER, " metres"),
+        rule=choice("rule", rule, RULES),
+        emit_uncertainty=_flag("emit_uncertainty", emit_uncertainty),
+        windowed_fetch=_flag("windowed_fetch", windowed_fetch),
         fill=_fill(fill),
-        order=_order(order),
+        order=_order_for(rule, order),
         offset=_offset(offset),
         max_failed=number("max_failed", max_failed, 0, 1),
         memory_limit=None if memory_limit is None else whole("memory_limit", memory_limit, 1 << 20, 1 << 50),
         threads=None if threads is None else whole("threads", threads, 1, 1024),
         timeout=None if timeout is None else number("timeout", timeout, 1e-3, 1e9, " seconds"),
     )
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def _resolution(resolution: Any, finest: float, crs: str | None) -> float | Literal["native"]:
+    if isinstance(resolution, str) and resolution == "native":
+        if crs is not None:
+            raise InputError("resolution='native' is the archive's pixel: leave crs= out, or give a number")
+        return "native"
+    return number("resolution", resolution, finest, 100_000, " metres (units of crs=), or 'native'")
 
 
 def _bands(bands: Any) -> tuple[str, ...] | None:
@@ -229,6 +276,17 @@ def _fill(fill: Any) -> float | None:
     if fill is False or fill is None:
         return None
     return number("fill", fill, 0, 1, " (share of a chunk), or True or False")
+
+
+def _order_for(rule: Any, order: Any) -> Order:
+    """The order, or what the rule asks for where none is given."""
+    if order is None:
+        return {"latest": "newest", "first": "oldest"}.get(str(rule), "clearest")
+    if rule == "latest" and order != "newest":
+        raise InputError(f"rule='latest' goes by time: leave order={order!r} out, or take rule='first'")
+    if rule in ("first", "ndvi") and order == "ancestor":
+        raise InputError(f"order='ancestor' goes with rule='clearest' only, got rule={rule!r}")
+    return _order(order)
 
 
 def _order(order: Any) -> Order:

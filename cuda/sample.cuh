@@ -23,8 +23,8 @@ struct Source {
   i64 mul, add, div;
   i64 quick;               // samples of 8 or 16 bits, no margin, `nodata` not in lo..hi, and 2 (mul v + add) + div fits
                            // 32 bits for all v of the type: `quick_value` may be asked
-  const u8 *codes;         // score codes at output pixels, for sums: null or one per pixel of the window
-  i64 codes_pitch;
+  const u8 *marks;         // of the pixels whose sums take its values: null or one per pixel of the window
+  i64 marks_pitch;
 };
 
 // n / d for 0 <= n < 2^31 by a product: `by` holds floor(2^(31 + l) / d) + 1 and, above bit 32, l = ceil(log2 d).

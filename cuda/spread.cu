@@ -1,9 +1,9 @@
 // Sums of painted values over scenes: exact, so their order does not matter.
 #include "sample.cuh"
 
-// Scene by scene, a thread per pixel: where the sample is valid and the scene's score code (if it has any) usable, the
-// sums take it. All sources' samples are of one type. Per pixel 20 B read and 20 B written, and of each scene its
-// sample and 1 B of codes. sm_90: 96 registers, no spills, 5 blocks an SM.
+// Scene by scene, a thread per pixel: where the sample is valid and the scene is marked (if it has marks), the sums
+// take it. All sources' samples are of one type. Per pixel 20 B read and 20 B written, and of each scene its sample
+// and 1 B of marks. sm_90: 96 registers, no spills, 5 blocks an SM.
 template <class T>
 __device__ __forceinline__ void add_samples(
     const Source *sources, i32 n, const i32 *slots, i64 row0, i64 col0, i64 rows, i64 cols, u32 *counts, u64 *totals,
@@ -14,7 +14,7 @@ __device__ __forceinline__ void add_samples(
   u64 total = 0, square = 0;
   for (i32 k = 0; k < n; ++k) {
     const Source &s = sources[k];
-    if (s.codes && s.codes[patch.row * s.codes_pitch + patch.col] >= UNUSABLE_CODE) continue;
+    if (s.marks && !s.marks[patch.row * s.marks_pitch + patch.col]) continue;
     const u64 value = value_at<T>(s, slots + s.tiles, position_at(s.map, row0 + patch.row, col0 + patch.col));
     if (value == NODATA) continue;
     ++count;

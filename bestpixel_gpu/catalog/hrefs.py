@@ -14,9 +14,17 @@ from urllib.parse import unquote, urljoin, urlsplit
 from bestpixel_gpu.errors import CatalogError, InputError, without_query
 
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-_PAID_BUCKETS = frozenset(
-    {"usgs-landsat", "naip-analytic", "naip-source", "sentinel-s2-l2a", "sentinel-s2-l1c"}
-)
+_PAID_BUCKETS = {
+    "usgs-landsat": "landsat", "naip-analytic": "", "naip-source": "", "sentinel-s2-l2a": "earth-search-c1",
+    "sentinel-s2-l1c": "",
+}  # fmt: skip
+"""Buckets whose readers pay -> endpoint that has the same for nothing."""
+_LOGIN_HOSTS = {
+    "landsatlook.usgs.gov": "landsat",
+    "data.lpdaac.earthdatacloud.nasa.gov": "hls",
+    "e4ftl01.cr.usgs.gov": "mcd43a4",
+}
+"""Hosts that send readers to a login -> endpoint that has the same without."""
 _BUCKET_HOST = re.compile(r"(?P<bucket>.+)\.s3[.-][a-z0-9.-]*amazonaws\.com")
 
 
@@ -116,7 +124,7 @@ def check_readable(key: str, asset: Mapping[str, Any], href: str) -> None:
     Raises
     ------
     SkipItem
-        If the asset is JPEG 2000, its readers pay, or its address is none.
+        If the asset is JPEG 2000, its readers pay or need a login, or its address is none.
     """
     try:
         parts = urlsplit(href)
@@ -128,4 +136,12 @@ def check_readable(key: str, asset: Mapping[str, Any], href: str) -> None:
     match = _BUCKET_HOST.fullmatch(parts.hostname or "")
     bucket = parts.netloc if parts.scheme == "s3" else match["bucket"] if match else ""
     if bucket in _PAID_BUCKETS or asset.get("storage:requester_pays") is True:
-        raise SkipItem(f"asset {key} lies in a bucket whose readers pay")
+        raise SkipItem(
+            f"asset {key} lies in a bucket whose readers pay{_instead(_PAID_BUCKETS.get(bucket, ''))}"
+        )
+    if parts.hostname in _LOGIN_HOSTS:
+        raise SkipItem(f"asset {key} needs a login{_instead(_LOGIN_HOSTS[parts.hostname])}")
+
+
+def _instead(endpoint: str) -> str:
+    return f": endpoint={endpoint!r} has the same without" if endpoint else ""

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from bestpixel_gpu.catalog.acquisition import acquisition_of
 from bestpixel_gpu.catalog.hrefs import SkipItem, absolute_href, check_href, check_readable
+from bestpixel_gpu.catalog.places import crs_of_item, outline_of, tile_code
 from bestpixel_gpu.catalog.providers import PROFILES, UNKNOWN_PROFILES, CollectionProfile, Endpoint
 from bestpixel_gpu.catalog.radiometry import Override, decide_offset, find_baseline
 from bestpixel_gpu.catalog.scene import AssetRef, Scene
 from bestpixel_gpu.catalog.signing import needs_token
 from bestpixel_gpu.errors import InputError
 
-__all__ = ["SkipItem", "check_href", "item_dicts", "profile_of", "scene_of", "tile_code"]
+__all__ = ["SkipItem", "check_href", "item_dicts", "profile_of", "scene_of"]
 
 Item = Mapping[str, Any]
-
-_MGRS = re.compile(r"T?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z]{2})")
-_SINUSOIDAL = re.compile(r"h\d{2}v\d{2}")
-_STAMP = re.compile(r"\d{8}T\d{6}")
 
 
 def item_dicts(items: Any) -> list[dict[str, Any]]:
@@ -64,6 +59,7 @@ def scene_of(
     bands: Sequence[str],
     *,
     offset_override: Override = None,
+    band_quality: bool = False,
     base: str | os.PathLike[str] | None = None,
     catalog_root: str | None = None,
 ) -> Scene:
@@ -79,6 +75,8 @@ def scene_of(
         Canonical names of the bands that the scene must have.
     offset_override
         As for :func:`~bestpixel_gpu.catalog.radiometry.decide_offset`.
+    band_quality
+        Whether the quality layers of all `bands` count, where each has its own.
     base
         Address that relative hrefs start from, for items without an absolute self link.
     catalog_root
@@ -96,28 +94,32 @@ def scene_of(
         raise SkipItem("it has no assets or no properties")
     profile = profile_of(item, profiles.collections if isinstance(profiles, Endpoint) else profiles)
     files = {name: _asset_ref(item, _find_asset(item, profile, name), base, catalog_root) for name in bands}
-    mask = _asset_ref(item, _find_mask(item, profile), base, catalog_root)
+    mask, *more = (
+        _asset_ref(item, k, base, catalog_root) for k in _masks(item, profile, bands, band_quality)
+    )
     properties = item["properties"]
     baseline = find_baseline(item)
     tile = tile_code(item)
+    taken = acquisition_of(item, profile.family)
     return Scene(
         id=str(item.get("id")),
         collection=str(item.get("collection") or ""),
         profile=profile,
-        when=_sensing_time(properties),
+        when=taken.when,
         platform=str(properties.get("platform") or "").lower(),
         tile=tile,
         cloud_cover=_percent(properties.get("eo:cloud_cover")),
         bands=files,
         mask=mask,
-        crs=_crs_text(item["assets"][mask.key], properties, tile),
-        outline=_outline(item.get("geometry")),
+        more_masks=tuple(more),
+        crs=crs_of_item(item["assets"][mask.key], properties, tile, northern=profile.northern_zones),
+        outline=outline_of(item.get("geometry")),
         offset=decide_offset(item, profile, offset_override),
         baseline="" if baseline is None else f"{baseline[0]:05.2f}",
-        generated=str(properties.get("s2:generation_time") or properties.get("created") or ""),
-        datatake=_datatake(item),
-        strip_start=_strip_start(properties),
-        signed=any(needs_token(f.href) for f in (*files.values(), mask)),
+        generated=taken.generated,
+        datatake=taken.datatake,
+        strip_start=taken.strip_start,
+        signed=any(needs_token(f.href) for f in (*files.values(), mask, *more)),
     )
 
 
@@ -127,8 +129,8 @@ def scene_of(
 def profile_of(item: Item, profiles: Sequence[CollectionProfile]) -> CollectionProfile:
     """The profile that tells what the item's assets are.
 
-    That of its collection, whichever archive has it under these keys; for an unknown collection
-    the archive that its files come from, else the keys that fit.
+    That of its collection whose keys fit, and of several the one whose files have such addresses;
+    for an unknown collection the one with such addresses, else the keys that fit.
 
     Raises
     ------
@@ -137,21 +139,16 @@ def profile_of(item: Item, profiles: Sequence[CollectionProfile]) -> CollectionP
     """
     collection, assets = item.get("collection"), item.get("assets") or {}
     named = [p for p in (*profiles, *PROFILES) if p.collection == collection]
-    for profile in named:
-        if _fits(profile, assets):
-            return profile
+    fitting = [p for p in named or PROFILES if _fits(p, assets)]
+    marked = [p for p in fitting if p.href_mark in _mask_href(p, assets)]
     if named:
-        return named[0]
-    fitting = [p for p in PROFILES if _fits(p, assets)]
-    for profile in fitting:
-        if profile.href_mark in _mask_href(profile, assets):
-            return profile
-    for profile in UNKNOWN_PROFILES:
+        return (marked or fitting or named)[0]
+    for profile in (*marked, *UNKNOWN_PROFILES):
         if _fits(profile, assets):
             return profile
     raise SkipItem(
-        f"collection {collection!r} is not in this version and its asset keys fit no known one "
-        "(Sentinel-2 L2A: B02.. and SCL, or blue.. and scl)"
+        f"collection {collection!r} is not known and its asset keys fit no known one (Sentinel-2 L2A, "
+        "HLS, MCD43A4, Landsat C2 L2)"
     )
 
 
@@ -196,11 +193,19 @@ def _band_name(asset: Item) -> str:
     return str(bands[0].get("name", "")) if len(bands) == 1 else ""
 
 
-def _find_mask(item: Item, profile: CollectionProfile) -> str:
-    for name in profile.masks:
+def _masks(item: Item, profile: CollectionProfile, bands: Sequence[str], band_quality: bool) -> list[str]:
+    """Keys of the mask, or of the quality layers of all bands."""
+    own = [profile.band_masks[b] for b in bands if b in profile.band_masks] if band_quality else []
+    if own:
+        return [_mask_key(item, (name,)) for name in dict.fromkeys(own)]
+    return [_mask_key(item, profile.masks)]
+
+
+def _mask_key(item: Item, names: Sequence[str]) -> str:
+    for name in names:
         if key := _lookup(item["assets"], name)[0]:
             return key
-    raise SkipItem(f"mask asset {profile.masks[0]} is missing")
+    raise SkipItem(f"mask asset {names[0]} is missing")
 
 
 def _asset_ref(
@@ -240,112 +245,9 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
         return None
 
 
-# ---- time and acquisition ----
-
-
-def _sensing_time(properties: Item) -> datetime:
-    for name in ("datetime", "start_datetime"):
-        when = _time(properties.get(name))
-        if when is not None:
-            return when
-    raise SkipItem("it has neither datetime nor start_datetime")
-
-
-def _time(text: Any) -> datetime | None:
-    """Aware UTC time of RFC 3339 text; ``None`` if it is none."""
-    if isinstance(text, datetime):
-        when = text
-    else:
-        try:
-            when = datetime.fromisoformat(str(text))
-        except ValueError:
-            return None
-    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-
-
-def _datatake(item: Item) -> str:
-    """Datatake without the baseline; from the product name where the item has no such field."""
-    properties = item["properties"]
-    datatake = str(properties.get("s2:datatake_id") or "").partition("_N")[0]
-    if datatake:
-        return datatake
-    for name in (properties.get("s2:product_uri"), properties.get("sentinel:product_id"), item.get("id")):
-        parts = str(name or "").split("_")
-        if len(parts) > 2 and parts[1].startswith("MSIL") and _STAMP.fullmatch(parts[2]):
-            return f"G{parts[0]}_{parts[2]}"
-    return ""
-
-
-def _strip_start(properties: Item) -> datetime | None:
-    match = re.search(rf"_S({_STAMP.pattern})_", str(properties.get("s2:datastrip_id") or ""))
-    return _time(match[1]) if match else None
-
-
 def _percent(value: Any) -> float | None:
     try:
         percent = float(value)
     except (TypeError, ValueError):
         return None
     return percent if math.isfinite(percent) else None
-
-
-# ---- place ----
-
-
-def tile_code(item: Item) -> str:
-    """MGRS tile like ``31TCJ`` (or MODIS tile like ``h18v04``); empty if unknown."""
-    properties = item["properties"]
-    grid = str(properties.get("grid:code") or "")
-    texts = [
-        properties.get("s2:mgrs_tile"),
-        properties.get("mgrs:tile"),
-        grid.removeprefix("MGRS-") if grid.startswith("MGRS-") else "",
-        *(_joined_code(properties, prefix) for prefix in ("mgrs", "sentinel")),
-    ]
-    ident = str(item.get("id") or "")
-    if ident.startswith(("S2", "HLS.", "MCD43A")):
-        texts += re.split(r"[._]", ident)
-    return next((code for t in texts if (code := _tile(str(t or "")))), "")
-
-
-def _joined_code(properties: Item, prefix: str) -> str:
-    parts = (properties.get(f"{prefix}:{k}") for k in ("utm_zone", "latitude_band", "grid_square"))
-    return "".join("" if p is None else str(p) for p in parts)
-
-
-def _tile(text: str) -> str:
-    match = _MGRS.fullmatch(text)
-    if match and 1 <= int(match[1]) <= 60:
-        return f"{int(match[1]):02d}{match[2]}{match[3]}"
-    return text if _SINUSOIDAL.fullmatch(text) else ""
-
-
-def _crs_text(asset: Item, properties: Item, tile: str) -> str | None:
-    """CRS of an asset: its own, else the item's, else the UTM zone of the tile."""
-    for source in (asset, properties):
-        code = source.get("proj:code") or source.get("proj:epsg")
-        text = str(code).upper().removeprefix("EPSG:")
-        if text.isdigit() and int(text):
-            return f"EPSG:{int(text)}"
-        if isinstance(code, str) and ":" in code and not text.endswith("NONE"):
-            return code
-        wkt, projjson = source.get("proj:wkt2"), source.get("proj:projjson")
-        if isinstance(wkt, str) and wkt:
-            return wkt
-        if projjson:
-            return projjson if isinstance(projjson, str) else json.dumps(projjson, sort_keys=True)
-    if _MGRS.fullmatch(tile):
-        return f"EPSG:{(32600 if tile[2] >= 'N' else 32700) + int(tile[:2])}"
-    return None
-
-
-def _outline(geometry: Any) -> tuple[tuple[float, float], ...]:
-    """Outer ring of a polygon, of the first of several; as the ancestor sees footprints."""
-    if not isinstance(geometry, Mapping):
-        return ()
-    parts = geometry.get("coordinates") or ()
-    if geometry.get("type") == "MultiPolygon":
-        parts = parts[0] if parts else ()
-    elif geometry.get("type") != "Polygon":
-        return ()
-    return tuple((float(p[0]), float(p[1])) for p in parts[0]) if parts else ()

@@ -45,6 +45,8 @@ def decide_offset(item: Item, profile: CollectionProfile, override: Override = N
     own = _overridden(item, override)
     if own is not None:
         return OffsetDecision(own, "offset= of the caller")
+    if profile.offset_rule == "none":
+        return OffsetDecision(0, "no offset in this collection")
     if profile.offset_rule == "always-1000":
         return OffsetDecision(OFFSET_DN, "always 1000 in this collection")
     if profile.offset_rule == "harmonised-0":

@@ -41,15 +41,18 @@ class Scene:
     collection: str
     profile: CollectionProfile
     when: datetime
-    """Sensing time, UTC; the start of the interval where only an interval is given."""
+    """Sensing time, UTC; the start of the interval where only an interval is given, of a MODIS product
+    the day it describes."""
     platform: str
     tile: str
-    """MGRS code like ``31TCJ``; ``""`` if unknown."""
+    """MGRS code like ``31TCJ``, MODIS tile like ``h18v04``, WRS path and row; ``""`` if unknown."""
     cloud_cover: float | None
     """Percent, as the item says."""
     bands: dict[str, AssetRef]
     """Canonical band name -> file."""
     mask: AssetRef
+    more_masks: tuple[AssetRef, ...] = ()
+    """Masks of the same grid as `mask`; the worst class of all of them counts."""
     crs: str | None
     """CRS from the metadata (``EPSG:n``, WKT2 or PROJ), used where the file's GeoKeys are silent."""
     outline: tuple[tuple[float, float], ...] = ()

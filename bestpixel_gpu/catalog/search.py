@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
+from bestpixel_gpu.catalog.durations import is_duration, parse_duration
 from bestpixel_gpu.catalog.hrefs import is_local
 from bestpixel_gpu.errors import CatalogError, InputError, without_query
 
@@ -34,6 +35,11 @@ LONGEST_PAUSE_S = 20.0
 CONNECT_S = 10.0
 MAX_PAGES = 10_000
 """A search beyond this does not end."""
+LIFETIME_S = 86_400.0
+"""How long the answer to a search is believed."""
+GROWING_LIFETIME_S = 3_600.0
+"""The same where scenes may still come: archives take days, some weeks, to publish one."""
+SETTLED = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,17 @@ class SearchQuery:
     """Percent; only items below it. ``None`` or 100 and more: no filter."""
     limit: int = 100
     """Items per page, halved where the server cannot."""
+
+    @property
+    def key(self) -> str:
+        """Names the search in caches: all that is sent but the size of pages; no token."""
+        sent = [self.body(box) | {"limit": None} for box in self.boxes]
+        return json.dumps([without_query(self.root.rstrip("/")), sent])
+
+    def lifetime(self, now: datetime | None = None) -> float:
+        """Seconds for which an answer is believed."""
+        settled = self.end is not None and self.end + SETTLED < (now or datetime.now(UTC))
+        return LIFETIME_S if settled else GROWING_LIFETIME_S
 
     def body(self, box: Box) -> Page:
         """Body of the POST request for one of the boxes."""
@@ -283,14 +300,19 @@ _PARTS = re.compile(
     r"(?P<zone>[Zz]|[+-]\d\d:?\d\d)?)?)?)?"
 )
 _DEFAULTS = {"month": "01", "day": "01", "hour": "00", "minute": "00", "second": "00", "zone": "Z"}
-_FORM = "write 'YYYY-MM-DD/YYYY-MM-DD', one day, RFC 3339 times, or '..' for an open end"
+_FORM = (
+    "write 'YYYY-MM-DD/YYYY-MM-DD', one day, RFC 3339 times, '..' for an open end, "
+    "or a duration like 'P30D' for one of the ends"
+)
 
 
 def parse_interval(text: str) -> Interval:
     """Half-open interval ``start <= t < end`` of a STAC date text, in UTC; ``None`` is an open end.
 
     ``A/B``, one date or time, ``..`` or nothing for an open end. An end covers the unit that it is
-    written in: the whole day, month, year, minute or second. Times without a zone are UTC.
+    written in: the whole day, month, year, minute or second. Times without a zone are UTC. A
+    duration stands for the end that lies so far from the other: ``P30D/2024-07-15`` are the thirty
+    days that end with that day, ``2024-07-15/P1M`` the month that begins with it.
 
     Raises
     ------
@@ -300,8 +322,11 @@ def parse_interval(text: str) -> Interval:
     parts = text.strip().split("/")
     if len(parts) > 2 or not text.strip():
         raise InputError(f"datetime {text!r} is no date or interval: {_FORM}")
-    start, end = (_open_or(_span, p.strip(), text) for p in (parts[0], parts[-1]))
+    a, b = parts[0].strip(), parts[-1].strip()
+    start, end = _open_or(_span, a, text), _open_or(_span, b, text)
     first, last = start[0] if start else None, end[1] if end else None
+    if is_duration(a) or is_duration(b):
+        first, last = _reached(a, b, first, last, text)
     if first is not None and last is not None and first >= last:
         raise InputError(f"datetime {text!r} ends before it starts: swap its ends")
     return first, last
@@ -310,7 +335,21 @@ def parse_interval(text: str) -> Interval:
 def _open_or(
     read: Callable[[str, str], tuple[datetime, datetime]], part: str, text: str
 ) -> tuple[datetime, datetime] | None:
-    return None if part in ("", "..") else read(part, text)
+    return None if part in ("", "..") or is_duration(part) else read(part, text)
+
+
+def _reached(
+    a: str, b: str, first: datetime | None, last: datetime | None, text: str
+) -> tuple[datetime, datetime]:
+    """Both ends, where one is told by its distance from the other."""
+    try:
+        if first is not None and is_duration(b):
+            return first, parse_duration(b).after(first)
+        if last is not None and is_duration(a):
+            return parse_duration(a).after(last, -1), last
+    except (ValueError, OverflowError) as exc:
+        raise InputError(f"datetime {text!r}: {exc}") from None
+    raise InputError(f"datetime {text!r}: a duration needs a date beside it; {_FORM}")
 
 
 def _span(part: str, text: str) -> tuple[datetime, datetime]:
@@ -336,6 +375,18 @@ def _after(start: datetime, match: re.Match[str]) -> datetime:
     if match["month"]:
         return (start + timedelta(days=31)).replace(day=1)
     return start.replace(year=start.year + 1)
+
+
+def within(item: Mapping[str, Any], start: datetime, end: datetime) -> bool:
+    """Tell whether a catalogue would send an item for these dates; one that tells no time is sent."""
+    properties = item.get("properties") or {}
+    own = properties.get("datetime")
+    texts = (own, own) if own else (properties.get("start_datetime"), properties.get("end_datetime"))
+    try:
+        first, last = (_span(str(t), str(t))[0] for t in texts)
+    except InputError:
+        return True
+    return first < end and last >= start
 
 
 def _rfc3339(when: datetime | None) -> str:

@@ -1,1 +1,1 @@
-"""The command line: ``bestpixel-gpu composite``, ``explain`` and ``demo``."""
+"""The command line: ``bestpixel-gpu composite``, ``explain``, ``monthly``, ``series`` and ``demo``."""

@@ -10,7 +10,9 @@ import bestpixel_gpu
 from bestpixel_gpu.cli.composite import composite
 from bestpixel_gpu.cli.demo import demo
 from bestpixel_gpu.cli.explain import explain
+from bestpixel_gpu.cli.monthly import monthly
 from bestpixel_gpu.cli.options import RequestCommand, takes_request
+from bestpixel_gpu.cli.series import series
 
 app = typer.Typer(
     name="bestpixel-gpu",
@@ -21,6 +23,8 @@ app = typer.Typer(
 )
 app.command(cls=RequestCommand)(takes_request(composite))
 app.command(cls=RequestCommand)(takes_request(explain))
+app.command(cls=RequestCommand)(takes_request(monthly, without="datetime"))
+app.command(cls=RequestCommand)(takes_request(series))
 app.command()(demo)
 
 

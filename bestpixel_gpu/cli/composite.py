@@ -18,7 +18,7 @@ def composite(
     request: RequestOptions,
     out_dir: Annotated[
         Path,
-        typer.Option(help="Folder of the COGs, report.json and stac-item.json; or one file ending in .tif."),
+        typer.Option(help="Folder of the COGs, report and scene list; or one file ending in .tif."),
     ] = Path("bestpixel-composite"),
     no_write: Annotated[bool, typer.Option("--no-write", help="Write no files, print JSON.")] = False,
     json_line: Json = False,

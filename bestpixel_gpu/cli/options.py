@@ -1,4 +1,4 @@
-"""The options that describe a request, shared by ``composite`` and ``explain``."""
+"""The options that describe a request, shared by all commands that make one."""
 
 from __future__ import annotations
 
@@ -29,10 +29,18 @@ class RequestOptions:
         str | None, _where(metavar="W S E N", help="Degrees: four numbers, or W,S,E,N in one word.")
     ] = None
     datetime: Annotated[str | None, _where(help="2024-06-01/2024-08-31; '..' for an open end.")] = None
-    resolution: Annotated[float, _where(help="Output pixel in metres (units of --crs).")] = 60.0
-    crs: Annotated[str | None, _where(help="EPSG:n; default the UTM zone of the box.")] = None
+    resolution: Annotated[
+        str,
+        _where(metavar="METRES|native", help="Output pixel in metres (units of --crs), or the archive's."),
+    ] = "60.0"
+    crs: Annotated[str | None, _where(help="EPSG:n; default by --output-crs.")] = None
+    output_crs: Annotated[
+        str, _where(help="native: the archive's projection; utm: the UTM zone of the box.")
+    ] = "native"
     bands: Annotated[str | None, _where(help="Names by comma, e.g. red,green,blue; default all.")] = None
-    endpoint: Annotated[str, _where(help="auto, pc, earth-search or earth-search-c1.")] = "auto"
+    endpoint: Annotated[
+        str, _where(help="auto, pc, earth-search, earth-search-c1, hls, mcd43a4 or landsat.")
+    ] = "auto"
     stac_url: Annotated[str | None, _where(help="Root of another catalogue of the endpoint's kind.")] = None
     items: Annotated[
         Path | None, _where(help="JSON file with STAC items (collection or list) instead of a search.")
@@ -44,8 +52,14 @@ class RequestOptions:
         _which(metavar="SHARE|true|false", help="Least share of a chunk that an unselected scene may win."),
     ] = "0.001"
     order: Annotated[
-        str, _which(help="clearest, cloud_cover, newest, oldest, nearest:<date> or ancestor.")
+        str | None, _which(help="clearest, cloud_cover, newest, oldest, nearest:<date> or ancestor.")
+    ] = None
+    rule: Annotated[
+        str, _which(help="clearest, latest, first or ndvi: what decides between observations.")
     ] = "clearest"
+    cloud_buffer: Annotated[
+        float, _which(metavar="METRES", help="What lies nearer than that to cloud is marginal at best.")
+    ] = 0.0
     max_cloud_cover: Annotated[float, _which(help="Percent; scenes at or above are left out.")] = 90.0
     coverage_target: Annotated[float, _which(help="Above 0: scenes until that share is clear.")] = 0.0
     min_k: Annotated[int, _which(help="Least scenes with --coverage-target.")] = 2
@@ -55,6 +69,16 @@ class RequestOptions:
     ] = "auto"
     resampling: Annotated[str, _which(help="bilinear or nearest, of bands.")] = "bilinear"
     mask_resampling: Annotated[str, _which(help="worst or nearest, of class masks.")] = "worst"
+    windowed_fetch: Annotated[
+        bool,
+        _which("--windowed-fetch", help="With --coverage-target: scenes win where they were picked only."),
+    ] = False
+    emit_uncertainty: Annotated[
+        bool, _which("--emit-uncertainty", help="Also <band>_unc; reads all bands of selected scenes.")
+    ] = False
+    band_quality: Annotated[
+        bool, _which("--band-quality", help="mcd43a4: the worst quality of all bands, not that of band 1.")
+    ] = False
 
     device: Annotated[str, _how(help="auto, cpu, cuda or cuda:N.")] = "auto"
     inflate: Annotated[str, _how(help="auto, nvcomp or safe, on a CUDA device.")] = "auto"
@@ -64,7 +88,9 @@ class RequestOptions:
     timeout: Annotated[float | None, _how(help="Seconds for the whole run.")] = None
     errors: Annotated[str, _how(help="repair or raise: what an unreadable tile means.")] = "repair"
     max_failed: Annotated[float, _how(help="Share of tiles that may fail.")] = 0.2
-    disk_cache: Annotated[Path | None, _how(help="Folder where headers are kept from run to run.")] = None
+    disk_cache: Annotated[
+        Path | None, _how(help="Folder where searches and headers are kept from run to run.")
+    ] = None
     scout_factor: Annotated[int, _how(help="Accepted for spx-build's callers; changes nothing.")] = 8
 
     def arguments(self) -> dict[str, Any]:
@@ -80,6 +106,7 @@ class RequestOptions:
         return asdict(self) | {
             "bbox": None if self.bbox is None else parse_bbox(self.bbox),
             "datetime": self.datetime or "../..",
+            "resolution": parse_resolution(self.resolution),
             "bands": None if self.bands is None else [b.strip() for b in self.bands.split(",") if b.strip()],
             "items": None if self.items is None else read_items(self.items),
             "top_k": None if self.top_k == "all" else parse_whole("--top-k", self.top_k, "all"),
@@ -97,8 +124,8 @@ class RequestCommand(TyperCommand):
         return super().parse_args(ctx, join_bbox(args))
 
 
-def takes_request(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the fields of :class:`RequestOptions` as options before its own.
+def takes_request(command: Callable[..., None], without: str = "") -> Callable[..., None]:
+    """A command with the fields of :class:`RequestOptions`, but one perhaps, as options before its own.
 
     `command` gets the options object as its first argument, ``request``.
     """
@@ -107,6 +134,7 @@ def takes_request(command: Callable[..., None]) -> Callable[..., None]:
     shared = [
         inspect.Parameter(f.name, keyword, default=f.default, annotation=hints[f.name])
         for f in fields(RequestOptions)
+        if f.name != without
     ]
     signature = inspect.signature(command, eval_str=True)
     own = [p.replace(kind=keyword) for p in signature.parameters.values() if p.name != "request"]
@@ -145,6 +173,14 @@ def parse_bbox(text: str) -> list[float]:
         return [float(part) for part in text.replace(",", " ").split()]
     except ValueError:
         raise InputError(f"--bbox must be four numbers west south east north, got {text!r}") from None
+
+
+def parse_resolution(text: str) -> float | str:
+    """Metres, or ``native``."""
+    try:
+        return text if text == "native" else float(text)
+    except ValueError:
+        raise InputError(f"--resolution must be a number of metres or 'native', got {text!r}") from None
 
 
 def parse_whole(option: str, text: str, word: str) -> int:

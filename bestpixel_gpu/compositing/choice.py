@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.compositing.masks import SceneMask, compete, strip_bytes, strips
+from bestpixel_gpu.compositing.masks import SceneMask
 from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.compositing.sweeps import compete, own_keys, strip_bytes, strips
 from bestpixel_gpu.engines.contract import NO_KEY, RankState
 from bestpixel_gpu.plan.footprints import Ring, lonlat_ring, raster_ring, required_tiles
 from bestpixel_gpu.plan.selection import (
     SceneCounts,
+    outside_windows,
+    picks_adaptive,
     rank_order,
-    select_adaptive,
     select_ancestor,
     select_fixed,
 )
@@ -32,7 +34,9 @@ class Choice:
     masks : list of SceneMask, by rank
     selected : bool, by rank
     barred : bool, (rank, chunk row, chunk col) or None
-        Unselected scenes that may not win there.
+        Scenes that may not win there: unselected ones that would win little, and `outside`.
+    outside : bool, (rank, chunk row, chunk col) or None
+        Chunks beside the window of a selected scene, where it was asked to keep to that.
     clear_share : float, by rank
         Clear pixels / all output pixels of the box.
     quality, counts, winners : layers, (rows, cols)
@@ -43,6 +47,7 @@ class Choice:
     clear_share: NDArray[np.float64]
     partition_tiles: list[str]
     multi_tile_chunks: int
+    outside: NDArray[np.bool_] | None = None
     barred: Any = None
     wins: Any = None
     """int64, by rank: pixels won; the last entry counts pixels without a winner."""
@@ -66,11 +71,12 @@ def choose(session: Session, masks: Sequence[SceneMask], counts: SceneCounts) ->
     request = session.request
     scenes = [m.scene for m in masks]
     required = required_tiles(session.grid, session.chunks, _rings(session, masks))
-    if request.order == "ancestor":
+    outside: NDArray[np.bool_] | None = None
+    if request.order == "ancestor" and not request.coverage_target:
         picked, order = select_ancestor(scenes, counts, required, request.top_k or len(scenes))
     else:
         order = rank_order(scenes, counts, request.order)
-        picked = _pick(session, scenes, counts, required, order)
+        picked, outside = _pick(session, scenes, counts, required, order)
     if request.fill is None:
         order = [i for i in order if picked[i]]
     rank_dtype(len(order))
@@ -81,6 +87,7 @@ def choose(session: Session, masks: Sequence[SceneMask], counts: SceneCounts) ->
         share[order],
         sorted({s.tile for s in scenes if s.tile}),
         sum(len(tiles) > 1 for row in required for tiles in row),
+        None if outside is None else outside[order],
     )
 
 
@@ -90,10 +97,13 @@ def _pick(
     counts: SceneCounts,
     required: list[list[list[str]]],
     order: list[int],
-) -> NDArray[np.bool_]:
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
+    """The selected scenes, and where they may not win."""
     request = session.request
+    if request.by_time:
+        return np.ones(len(scenes), bool), None
     if request.coverage_target > 0:
-        return select_adaptive(
+        picks = picks_adaptive(
             scenes,
             counts,
             required,
@@ -102,9 +112,11 @@ def _pick(
             min_k=request.min_k,
             max_k=request.max_k,
         )
+        outside = outside_windows(picks) if request.windowed_fetch else None
+        return np.asarray(picks.any(axis=(1, 2))), outside
     if request.top_k is None:
-        return np.ones(len(scenes), bool)
-    return select_fixed(scenes, counts, required, order, request.top_k)
+        return np.ones(len(scenes), bool), None
+    return select_fixed(scenes, counts, required, order, request.top_k), None
 
 
 def _rings(session: Session, masks: Sequence[SceneMask]) -> dict[str, list[Ring]]:
@@ -129,6 +141,8 @@ async def take_winners(session: Session, choice: Choice) -> None:
     choice.winners = engine.empty(shape, dtype)
     edges = session.chunks.row_edges
     choice.barred = np.zeros((len(choice.masks), len(edges) - 1, len(session.chunks.col_edges) - 1), bool)
+    if choice.outside is not None:
+        choice.barred |= choice.outside
     rows = strips(session, strip_bytes(session, choice.masks))
     wins = await together(
         [session.compute(_take_strip, session, choice, r) for r in rows],
@@ -142,13 +156,13 @@ def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> NDAr
     part, window, n = slice(*rows), (*rows, 0, session.grid.width), len(choice.masks)
     engine, share = session.engine, session.request.fill
     keys = engine.empty((rows[1] - rows[0], session.grid.width), np.uint32, NO_KEY)
-    compete(session, RankState(window, keys, choice.counts[part]), choice.competitors, None)
+    compete(session, RankState(window, keys, choice.counts[part]), choice.competitors, choice.barred)
     if share and not choice.selected.all():
         edges = session.chunks.row_edges
         first, last = np.searchsorted(edges, rows)
         pixels = np.outer(np.diff(edges[first : last + 1]), np.diff(session.chunks.col_edges))
         barred = small_wins(engine.extra_wins(keys, window, session.chunks, n), pixels, share)
-        choice.barred[:, first:last] = barred
+        choice.barred[:, first:last] |= barred
         for r in first + np.flatnonzero(barred.any(axis=(0, 2))):
             top, bottom = int(edges[r]), int(edges[r + 1])
             again = keys[top - rows[0] : bottom - rows[0]]
@@ -156,3 +170,22 @@ def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> NDAr
             state = RankState((top, bottom, 0, session.grid.width), again)
             compete(session, state, choice.competitors, choice.barred)
     return engine.settle(keys, choice.quality[part], choice.winners[part], n)
+
+
+async def show_scores(session: Session, choice: Choice) -> None:
+    """Turn the quality layer from what decided by time into the winners' own scores."""
+    rows = strips(session, strip_bytes(session, choice.masks))
+    await together([session.compute(_show_strip, session, choice, r) for r in rows])
+
+
+def _show_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> None:
+    part, window, n = slice(*rows), (*rows, 0, session.grid.width), len(choice.masks)
+    engine, quality, winners = session.engine, choice.quality[part], choice.winners[part]
+    everywhere = engine.empty(winners.shape, np.uint8, 1)
+    keys = engine.keys_of(quality, winners, choice.selected, everywhere)
+    for rank in choice.owners:
+        mask, low = choice.competitors[rank]
+        own = own_keys(session, window, mask, low)
+        if own is not None:
+            scored = own_keys(session, window, mask, low, table=mask.tables.quality)
+            engine.settle(scored, quality, winners, n, engine.rivals(keys, own, 0))

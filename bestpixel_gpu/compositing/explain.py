@@ -30,6 +30,9 @@ class Explanation:
         Range requests in all.
     memory : dict
         Bytes by purpose, peak and limit.
+    note : str
+        What is read beyond the winners' tiles. The other bands' bytes are then those of the scenes
+        that are best by score and order.
     """
 
     scenes: list[SceneRecord]
@@ -40,6 +43,7 @@ class Explanation:
     tiles_by_band: dict[str, int]
     requests: int
     memory: dict[str, int]
+    note: str = ""
 
     @property
     def total_bytes(self) -> int:
@@ -60,6 +64,7 @@ class Explanation:
             f"  headers {mib(self.header_bytes)}, masks {mib(self.mask_bytes)}",
             *(f"  {b:<9} {mib(n)} in {self.tiles_by_band[b]} tiles" for b, n in self.bytes_by_band.items()),
             f"memory    {mib(self.memory['peak'])} at the peak, limit {mib(self.memory['limit'])}",
+            *([f"note      {self.note}"] if self.note else []),
         ]
         return "\n".join(lines)
 
@@ -67,13 +72,18 @@ class Explanation:
 async def explain(session: Session) -> Explanation:
     """Run through masks, winners and headers, and add up what painting would read."""
     decision = await decide(session)
-    groups = [g for p in decision.plans for g in p.groups]
-    size = dict.fromkeys(session.bands, 0)
-    tiles = dict.fromkeys(session.bands, 0)
+    read = session.request.index_bands
+    groups = [g for p in decision.plans for g in p.groups if g.band not in read]
+    if decision.contest is not None:
+        windows = [b.window for b in decision.work.blocks]
+        groups += [g for p in await decision.contest.plans(windows) for g in p.groups]
+    groups += [g for p in decision.spread for g in p.groups]
+    size = dict.fromkeys(session.read_bands, 0)
+    tiles = dict.fromkeys(session.read_bands, 0)
     for g in groups:
         size[g.band] += g.stored_bytes
         tiles[g.band] += len(g.indices)
-    counters = session.reader.counters
+    counters = session.counters
     return Explanation(
         scenes=session.report.scenes,
         grid=session.grid.as_dict(),
@@ -83,4 +93,5 @@ async def explain(session: Session) -> Explanation:
         tiles_by_band=tiles,
         requests=counters.requests + len(groups),
         memory=decision.memory.as_dict(),
+        note=session.report.extra_reads,
     )

@@ -12,6 +12,7 @@ from bestpixel_gpu.cog.layout import Level, Raster
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.errors import FormatError
 from bestpixel_gpu.geo.pixel_map import RasterFrame
+from bestpixel_gpu.transfer.reader import ChangedError
 
 LEVEL_SLACK = 1.01
 """A level may be this much coarser than the output asks for."""
@@ -30,11 +31,11 @@ async def open_raster(
 ) -> Raster:
     """Header of a file, with the overviews up to a decimation.
 
-    What does not read is asked for once more, and kept in no cache.
+    What does not read, or changed meanwhile, is asked for once more; what does not read, kept in no cache.
     """
     try:
         return await _read_header(session, asset, signed, coarsest)
-    except FormatError:  # damaged on its way, now or when it was cached
+    except (FormatError, ChangedError):  # damaged on its way, now or when it was cached
         await session.reader.forget(asset.href)
     try:
         return await _read_header(session, asset, signed, coarsest)
@@ -71,12 +72,12 @@ def frame_of(raster: Raster, scene: Scene) -> RasterFrame:
     return RasterFrame(crs, x0, y0, dx, dy, full.width, full.height)
 
 
-def coarsest_for(session: Session, scene: Scene) -> Coarsest:
-    """What the output can use of a scene's files."""
+def coarsest_for(session: Session, scene: Scene, share: float = 1.0) -> Coarsest:
+    """What the output can use of a scene's files: pixels of up to `share` of an output pixel's side."""
 
     def coarsest(raster: Raster) -> float:
         try:
-            return _limit(min(session.projector.step(frame_of(raster, scene))))
+            return _limit(share * min(session.projector.step(frame_of(raster, scene))))
         except FormatError:  # told where the frame is needed; the file itself reads well
             return math.inf
 

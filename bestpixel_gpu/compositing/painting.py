@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +27,14 @@ from bestpixel_gpu.engines.contract import (
     SPARSE_SLOT,
     CompressedTile,
     Pool,
+    TapGeometry,
     TapSource,
     Ticket,
     Window,
 )
 from bestpixel_gpu.errors import CorruptTileError, IncompleteError, SourceError
-from bestpixel_gpu.plan.tiles import FetchGroup, Job, Needs, PassPlan, TileKey, plan_pass
+from bestpixel_gpu.plan.memory import MemoryPlan, refuse
+from bestpixel_gpu.plan.tiles import FetchGroup, Job, Needs, PassPlan, TileKey, block_windows, plan_pass
 from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
 
@@ -43,6 +45,8 @@ class Block:
 
     window: Window
     winners: Any
+    into: Mapping[str, Any] | None = None
+    """Arrays of the window by band, where its samples do not go into the round's targets."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +59,16 @@ class Round:
     failed: set[int] = field(default_factory=set)
     """Blocks with a pixel whose winner was invalid or lost."""
 
+    def needs(self, session: Session, block: Block, geometries: Mapping[int, TapGeometry]) -> Needs:
+        """Tiles that a block needs, by rank."""
+        return session.engine.owners(block.window, block.winners, geometries)
+
+    def run(self, session: Session, block: Block, band: str, sources: Mapping[int, TapSource]) -> bool:
+        """Paint one band of one block, whose tiles are there; whether a pixel failed."""
+        r0, r1, c0, c1 = block.window
+        target = block.into[band] if block.into else self.targets[band][r0:r1, c0:c1]
+        return session.engine.paint(target, block.window, block.winners, sources) > 0
+
 
 async def plan_round(session: Session, work: Round) -> list[PassPlan]:
     """The read plan of a round: exact tiles of every block, then passes in painting order."""
@@ -64,9 +78,7 @@ async def plan_round(session: Session, work: Round) -> list[PassPlan]:
     needs: dict[str, list[Needs]] = {}
     for same in kinds.values():
         geometries = {rank: f.geometry for rank, f in work.files[same[0]].items()}
-        found = await together(
-            [session.compute(session.engine.owners, b.window, b.winners, geometries) for b in work.blocks]
-        )
+        found = await together([session.compute(work.needs, session, b, geometries) for b in work.blocks])
         needs |= dict.fromkeys(same, found)
     by_size: dict[int, list[str]] = {}
     for band, files in work.files.items():
@@ -86,6 +98,37 @@ async def plan_round(session: Session, work: Round) -> list[PassPlan]:
         )
         for _, bands in sorted(by_size.items(), reverse=True)
     ]
+
+
+async def plan_fitting(
+    session: Session,
+    across: int,
+    make: Callable[[list[Window]], Round],
+    memory_of: Callable[[Round, list[PassPlan]], MemoryPlan],
+) -> tuple[Round, list[PassPlan], MemoryPlan]:
+    """A round over the whole grid, in blocks of at most `across` chunk columns, few enough for its memory.
+
+    Raises
+    ------
+    MemoryLimitError
+        If blocks of single chunks take more than the limit.
+    """
+    while True:
+        work = make(block_windows(session.chunks.row_edges, session.chunks.col_edges, across))
+        plans = await plan_round(session, work)
+        memory = memory_of(work, plans)
+        if memory.peak <= memory.limit:
+            return work, plans, memory
+        if across == 1:
+            pixels, what = session.grid.width * session.grid.height, "with masks and tiles"
+            refuse(memory.peak, what, memory.limit, pixels, len(session.bands), session.grid.res_x)
+        across = -(-across // 2)
+
+
+def in_flight(session: Session, plans: Sequence[PassPlan]) -> int:
+    """Compressed bytes under way, waiting to be decoded, or kept for repair."""
+    stored = sum(p.stored_bytes for p in plans)
+    return min(stored, session.budget.undecoded) + min(stored, session.budget.kept)
 
 
 def least_tiles(plans: Sequence[PassPlan]) -> int:
@@ -316,9 +359,7 @@ class _Pass:
                 self.slots.give(int(table[key.index]))
                 table[key.index] = LOST_SLOT
 
-    def _paint_now(self, job: Job) -> int:
-        block = self.work.blocks[job.block]
-        r0, r1, c0, c1 = block.window
+    def _paint_now(self, job: Job) -> bool:
         sources = {
             rank: TapSource(
                 geometry=f.geometry,
@@ -329,8 +370,7 @@ class _Pass:
             )
             for rank, f in self.work.files[job.band].items()
         }
-        target = self.work.targets[job.band][r0:r1, c0:c1]
-        return self.session.engine.paint(target, block.window, block.winners, sources)
+        return self.work.run(self.session, self.work.blocks[job.block], job.band, sources)
 
 
 def _slot_table(file: BandFile) -> NDArray[np.int32]:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.choice import Choice
-from bestpixel_gpu.compositing.masks import compete
 from bestpixel_gpu.compositing.painting import Block
 from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.compositing.sweeps import compete
 from bestpixel_gpu.engines.contract import NO_KEY, RankState, Window
 
 

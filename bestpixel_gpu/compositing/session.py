@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from bestpixel_gpu.catalog.providers import Endpoint
+from bestpixel_gpu.catalog.scene import Scene
+from bestpixel_gpu.compositing.shelf import Shelf
 from bestpixel_gpu.engines.contract import ChunkGrid, Engine, Ticket
 from bestpixel_gpu.geo.grid import Grid
 from bestpixel_gpu.geo.pixel_map import AxisMap, Projector, identity_map
-from bestpixel_gpu.plan.memory import Budget
+from bestpixel_gpu.plan.memory import Budget, output_bytes
 from bestpixel_gpu.request import Request
 from bestpixel_gpu.result.report import Report
 from bestpixel_gpu.transfer.reader import Reader
+from bestpixel_gpu.transfer.transport import Counters
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ class Session:
     executor: Executor
     threads: int
     reader: Reader
+    counters: Counters
     report: Report
     memory_limit: int
     budget: Budget
@@ -45,12 +49,32 @@ class Session:
     kept_tiles: dict[tuple[str, int, int], Any] = field(default_factory=dict)
     """Compressed tiles by (href, plane, index): repair wants the tiles beside those that failed."""
     kept_bytes: int = 0
+    items: list[dict[str, Any]] = field(default_factory=list)
+    """The candidates as STAC items, as they were found or given."""
+    gate: Callable[[Scene], str | None] | None = None
+    """Tells why a scene is no candidate, beyond what the request says."""
+    span: tuple[Any, Any] | None = None
+    """Dates to search, where they are more than the run's own, for runs beside this one."""
+    searches: Shelf | None = None
+    """Their answers."""
+    masks: Shelf | None = None
+    """Masks that runs beside this one want too."""
     projector: Projector = field(init=False)
     identity: AxisMap = field(init=False)
 
     def __post_init__(self) -> None:
         self.projector = Projector(self.grid)
         self.identity = identity_map(self.grid)
+
+    @property
+    def read_bands(self) -> tuple[str, ...]:
+        """Bands that a scene must have: those asked for, and those the rule looks at."""
+        return tuple(dict.fromkeys([*self.bands, *self.request.index_bands]))
+
+    def output_bytes(self, rank_bytes: int = 2) -> int:
+        """Bytes of the layers, and of the values that the rule keeps."""
+        uncertain = len(self.bands) if self.request.emit_uncertainty else 0
+        return output_bytes(self.grid.width * self.grid.height, len(self.read_bands), rank_bytes, uncertain)
 
     async def compute(self, work: Callable[..., T], *args: Any) -> T:
         """Run engine work on the compute threads."""

@@ -91,6 +91,31 @@ class Footprint:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Surround:
+    """What score codes become near certain others.
+
+    Attributes
+    ----------
+    marked : bool, (256,)
+        The codes whose surround it is.
+    becomes : uint8, (256,)
+        What a code becomes that is marked, or that lies near a marked one. None of them is marked,
+        and what it becomes stays what it is: ``becomes[becomes[c]] == becomes[c]``.
+    reach : int64, (n,), never rising, 0..65534
+        Near is who lies at most `reach[i]` columns away and `i` rows, i < n: half a disc, say.
+    """
+
+    marked: NDArray[np.bool_]
+    becomes: NDArray[np.uint8]
+    reach: NDArray[np.int64]
+
+    @property
+    def margin(self) -> int:
+        """Pixels around a window that may change what it holds."""
+        return max(len(self.reach) - 1, int(self.reach[0]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ScoreRaster:
     """Part of one scene's mask as score codes; `data` belongs to the engine that made it.
 
@@ -139,6 +164,23 @@ class RankState:
     floor: Any = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ValueState:
+    """Observations with the two values that a rule looks at; arrays of the engine, one shape.
+
+    Attributes
+    ----------
+    keys : uint32
+        :data:`NO_KEY` where there is none.
+    low, high : uint16
+        Painted values; the index is (high - low) / (high + low), 0 where both are 0.
+    """
+
+    keys: Any
+    low: Any
+    high: Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRule:
     """What makes a sample valid, how it is interpolated, and the exact rational that follows."""
@@ -176,6 +218,23 @@ class TapSource:
     """Slot of each tile, or :data:`SPARSE_SLOT`, or :data:`LOST_SLOT`."""
     dtype: np.dtype[Any]
     rule: SampleRule
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """Exact sums of painted values, engine's arrays of one shape and one pitch.
+
+    Attributes
+    ----------
+    count : uint32
+        Valid values v of a pixel.
+    total, squares : uint64
+        Sums of v and of v squared; exact for 2**32 values.
+    """
+
+    count: Any
+    total: Any
+    squares: Any
 
 
 class Pool(Protocol):
@@ -279,6 +338,14 @@ class Engine(Protocol):
         """
         ...
 
+    def surround(self, mask: ScoreRaster, rule: Surround) -> None:
+        """Change the raster's codes where they are marked, or near marked codes of its window.
+
+        Right are the pixels that lie ``rule.margin`` inside the window, or where it ends with the
+        raster.
+        """
+        ...
+
     def resample(
         self, mask: ScoreRaster, positions: PixelMap, window: Window, *, footprint: Footprint | None = None
     ) -> ScoreRaster:
@@ -355,6 +422,33 @@ class Engine(Protocol):
         """A copy of `winners`, -1 where `where` marks nothing."""
         ...
 
+    def rivals(self, keys: Any, own: Any, shift: int) -> Any:
+        """Marks (uint8) of the pixels where a scene's `own` key is none of the lesser.
+
+        That is where it has one, and it agrees with `keys` but for the lowest `shift` bits: 16 for
+        the same score and selection, 17 for the same score, 0 for the very same key.
+        """
+        ...
+
+    def rank_values(
+        self, best: ValueState, keys: Any, rank: int, low: Any, high: Any, floor: ValueState | None = None
+    ) -> None:
+        """The values of one scene compete: `best` keeps the observation that comes first.
+
+        An observation has the key of the pixel in `keys`, but for its own `rank`, and both values
+        are no :data:`NODATA`. First comes the lower score and selection, then the greater index
+        (compared exactly), then the lower rank; where there is a `floor`, only what comes after it
+        competes.
+        """
+        ...
+
+    def exhausted(self, keys: Any, best: Any) -> Any | None:
+        """The last key of the same score and selection, where `keys` has one and `best` has none.
+
+        NO_KEY elsewhere; ``None`` if there is no such pixel.
+        """
+        ...
+
     def owners(
         self, window: Window, winners: Any, geometries: Mapping[int, TapGeometry]
     ) -> dict[int, NDArray[np.int64]]:
@@ -373,6 +467,16 @@ class Engine(Protocol):
         invalid or whose tap is lost becomes :data:`NODATA`. Returns how many did. Lost are all
         taps in a lost tile, in the sense of `owners`, whatever the others hold. The rows of
         `target` and of `winners` must be contiguous in memory; they may be parts of longer ones.
+        """
+        ...
+
+    def spread(
+        self, sums: Sums, window: Window, sources: Mapping[int, TapSource], marks: Mapping[int, Any]
+    ) -> None:
+        """Add the values of some scenes, as they would be painted, to the sums of `window`.
+
+        ``marks[rank]`` (uint8, (rows, cols)) is not 0 where a scene's value is added; an invalid or
+        lost sample adds nothing.
         """
         ...
 

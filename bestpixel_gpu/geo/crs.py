@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pyproj import CRS, Transformer
 
 EDGE_POINTS = 21
+SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +a=6371007.181 +b=6371007.181 +units=m +no_defs"
+"""CRS of the MODIS land products."""
 _local = threading.local()
 
 
@@ -88,6 +90,34 @@ def same_crs(a: str, b: str) -> bool:
 @lru_cache(maxsize=1024)
 def _same_crs(a: str, b: str) -> bool:
     return bool(parse_crs(a).equals(parse_crs(b), ignore_axis_order=True))
+
+
+@lru_cache(maxsize=256)
+def metres_per_unit(text: str) -> float:
+    """Metres in a unit of a projected CRS.
+
+    Raises
+    ------
+    InputError
+        If its units are degrees.
+    """
+    crs = parse_crs(text)
+    if not crs.is_projected:
+        raise InputError(f"a distance in metres has no length in {text[:80]!r}: its units are not lengths")
+    return float(crs.axis_info[0].unit_conversion_factor)
+
+
+def northing_shift(src: str, dst: str) -> float | None:
+    """Metres between the northings of a UTM zone's two hemispheres; ``None`` for any other pair of CRSs.
+
+    They are one projection by definition, so that no transformation and no rounding lies between.
+    """
+    a, b = (int(t[5:]) if _is_utm(t) else 0 for t in (src, dst))
+    return None if a == b or not a or not b or a % 100 != b % 100 else 1e7 * (b // 100 - a // 100)
+
+
+def _is_utm(text: str) -> bool:
+    return text[:8] in ("EPSG:326", "EPSG:327") and len(text) == 10 and "01" <= text[8:] <= "60"
 
 
 def box_outline(

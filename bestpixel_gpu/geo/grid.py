@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.errors import InputError
-from bestpixel_gpu.geo.crs import crs_text, epsg_of, project_bounds, utm_epsg
+from bestpixel_gpu.geo.crs import SINUSOIDAL, crs_text, epsg_of, project_bounds, utm_epsg
 
 CHUNK = 512
 """Edge of a selection chunk in output pixels."""
+Projection = Literal["utm", "utm-north", "sinusoidal"]
+"""UTM of the hemisphere; of the north everywhere (negative northings in the south); that of MODIS."""
+MODIS_PIXEL = 1111950.519667 / 2400
+"""Side of a 500 m MODIS pixel, in metres; their edges lie on its multiples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +102,44 @@ def chunk_edges(origin: int, size: int, chunk: int = CHUNK) -> NDArray[np.int64]
     return np.array([0, *range(first, size, chunk), size], np.int64)
 
 
-def native_grid(bbox: tuple[float, float, float, float], resolution: float) -> Grid:
-    """UTM grid of a box in degrees, snapped outwards to multiples of `resolution`.
+def native_grid(
+    bbox: tuple[float, float, float, float],
+    resolution: float,
+    projection: Projection = "utm",
+    anchor: float = 0.0,
+) -> Grid:
+    """Grid of a box in degrees, snapped outwards to multiples of `resolution`.
 
-    The zone is that of the box's centre; west > east is a crossing of 180 degrees, where the
-    centre longitude is the wrapped middle. Bounds are those of 21 points along each side.
+    The UTM zone is that of the box's centre; west > east is a crossing of 180 degrees, where the
+    centre longitude is the wrapped middle. Bounds are those of 21 points along each side. With
+    `anchor` edges lie that far beyond the multiples.
+
+    Raises
+    ------
+    InputError
+        If a box that crosses 180 degrees is wanted in the sinusoidal grid, which is torn there.
     """
     west, south, east, north = bbox
+    if projection == "sinusoidal":
+        if west > east:
+            raise InputError(
+                f"bbox {bbox} crosses 180 degrees, where the sinusoidal grid is torn: give output_crs='utm'"
+            )
+        return grid_in(bbox, resolution, SINUSOIDAL, anchor)
     span = east - west if east >= west else east - west + 360.0
     lon = (west + span / 2 + 180.0) % 360.0 - 180.0
-    return grid_in(bbox, resolution, f"EPSG:{utm_epsg(lon, (south + north) / 2)}")
+    lat = 0.0 if projection == "utm-north" else (south + north) / 2
+    return grid_in(bbox, resolution, f"EPSG:{utm_epsg(lon, lat)}", anchor)
 
 
-def grid_in(bbox: tuple[float, float, float, float], resolution: float, crs: str) -> Grid:
-    """Grid in any CRS over a box in degrees, snapped outwards to multiples of `resolution`."""
-    xmin, ymin, xmax, ymax = project_bounds(bbox, crs)
+def grid_in(
+    bbox: tuple[float, float, float, float], resolution: float, crs: str, anchor: float = 0.0
+) -> Grid:
+    """Grid in any CRS over a box in degrees, snapped outwards to multiples of `resolution` + `anchor`."""
+    xmin, ymin, xmax, ymax = (v - anchor for v in project_bounds(bbox, crs))
     c0, c1 = math.floor(xmin / resolution), math.ceil(xmax / resolution)
     r0, r1 = math.floor(ymin / resolution), math.ceil(ymax / resolution)
-    return Grid(crs_text(crs), 0.0, 0.0, c0, -r1, resolution, resolution, c1 - c0, r1 - r0)
+    return Grid(crs_text(crs), anchor, anchor, c0, -r1, resolution, resolution, c1 - c0, r1 - r0)
 
 
 def grid_of_geobox(box: Any) -> Grid:

@@ -9,12 +9,12 @@ pixel's position does not depend on the box, the block or the order of work.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.geo.crs import same_crs, transform
+from bestpixel_gpu.geo.crs import northing_shift, same_crs, transform
 from bestpixel_gpu.geo.grid import Grid
 
 Floats = NDArray[np.float64]
@@ -125,20 +125,33 @@ class Projector:
         self._maps: dict[tuple[RasterFrame, int, int], PixelMap] = {}
         self._steps: dict[RasterFrame, tuple[float, float]] = {}
 
+    def sibling(self) -> Projector:
+        """Another of the same grid, without maps: PROJ's points are shared with this one."""
+        other = Projector(self.grid)
+        other._nodes = self._nodes
+        return other
+
     def step(self, frame: RasterFrame) -> tuple[float, float]:
         """:func:`pixel_step` of the grid on a raster."""
+        frame = self._at_hand(frame)
         if frame not in self._steps:
             self._steps[frame] = pixel_step(self.grid, frame)
         return self._steps[frame]
 
     def map_to(self, frame: RasterFrame, width: int, height: int) -> PixelMap:
         """Positions of the grid's pixels on a level of `width` x `height` pixels of a raster."""
+        frame = self._at_hand(frame)
         key = (frame, width, height)
         if key not in self._maps:
             same = same_crs(self.grid.crs, frame.crs)
             make = self._axis_map if same else self._lattice_map
             self._maps[key] = make(frame, width, height)
         return self._maps[key]
+
+    def _at_hand(self, frame: RasterFrame) -> RasterFrame:
+        """The same raster in the grid's hemisphere, where it lies in the other half of its UTM zone."""
+        shift = northing_shift(frame.crs, self.grid.crs)
+        return frame if shift is None else replace(frame, crs=self.grid.crs, y0=frame.y0 + shift)
 
     def _axis_map(self, frame: RasterFrame, width: int, height: int) -> PixelMap:
         x = (self.grid.columns() - frame.x0) * width / (frame.dx * frame.width)

@@ -9,6 +9,7 @@ from typing import NoReturn
 from bestpixel_gpu.errors import MemoryLimitError
 
 BAND_BYTES = 2
+UNCERTAINTY_BYTES = 4
 LAYER_BYTES = 4
 """Quality and observation count."""
 MIB = 1 << 20
@@ -52,7 +53,8 @@ class MemoryPlan:
     output: int
     """Bands, quality, counts, winners."""
     ranking: int
-    """Strips of keys and decoded masks, of all threads, and kept codes that do not fit where bands go."""
+    """What is there before or after the bands are painted: strips of keys and decoded masks, of all
+    threads, and kept codes that do not fit where bands go; values that compete; sums of uncertainty."""
     masks: int
     """Compressed class masks, and the codes kept of them for repair."""
     in_flight: int
@@ -71,12 +73,12 @@ class MemoryPlan:
         return asdict(self) | {"peak": self.peak}
 
 
-def output_bytes(pixels: int, n_bands: int, rank_bytes: int = 2) -> int:
-    """Bytes of the layers a composite holds."""
-    return pixels * (n_bands * BAND_BYTES + LAYER_BYTES + rank_bytes)
+def output_bytes(pixels: int, n_bands: int, rank_bytes: int = 2, n_uncertain: int = 0) -> int:
+    """Bytes of the layers a composite holds: bands, some of them with their uncertainty, and the rest."""
+    return pixels * (n_bands * BAND_BYTES + n_uncertain * UNCERTAINTY_BYTES + LAYER_BYTES + rank_bytes)
 
 
-def check_output(pixels: int, n_bands: int, limit: int, resolution: float) -> None:
+def check_output(pixels: int, n_bands: int, limit: int, resolution: float, n_uncertain: int = 0) -> None:
     """Refuse a result that cannot fit, before any request is made.
 
     Raises
@@ -84,7 +86,7 @@ def check_output(pixels: int, n_bands: int, limit: int, resolution: float) -> No
     MemoryLimitError
         With limits, resolutions and areas that would fit.
     """
-    need = output_bytes(pixels, n_bands)
+    need = output_bytes(pixels, n_bands, n_uncertain=n_uncertain)
     if need > limit:
         refuse(need, "for the result alone", limit, pixels, n_bands, resolution)
 

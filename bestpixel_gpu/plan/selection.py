@@ -59,8 +59,8 @@ def rank_order(
 
     ``"clearest"`` clear pixels of the box, then newest; ``"cloud_cover"`` the item's own figure in
     whole percent (absent: 50), then newest; ``"newest"``; ``"oldest"``; ``"nearest:<date>"`` by
-    distance in time, then earlier; a callable by its value, then older. ``"ancestor"`` is made
-    by :func:`select_ancestor`.
+    distance in time, then earlier; a callable by its value, then older. ``"ancestor"`` is that of
+    its adaptive selection, oldest first; that of its fixed one is made by :func:`select_ancestor`.
     """
     clear = counts.clear.sum(axis=(1, 2))
     target = _date_of(order) if isinstance(order, str) and order.startswith("nearest:") else None
@@ -80,6 +80,7 @@ def rank_order(
             "cloud_cover": (_percent(s), -age(s), name),
             "newest": (-age(s), name),
             "oldest": (age(s), name),
+            "ancestor": (age(s), name),
         }
         return keys[order]
 
@@ -165,20 +166,48 @@ def select_adaptive(
     min_k: int,
     max_k: int,
 ) -> NDArray[np.bool_]:
+    """Scenes that some chunk picks, see :func:`picks_adaptive`."""
+    picks = picks_adaptive(scenes, counts, required, ranks, target=target, min_k=min_k, max_k=max_k)
+    return np.asarray(picks.any(axis=(1, 2)))
+
+
+def picks_adaptive(
+    scenes: Sequence[Scene],
+    counts: SceneCounts,
+    required: list[list[list[str]]],
+    ranks: Sequence[int],
+    *,
+    target: float,
+    min_k: int,
+    max_k: int,
+) -> NDArray[np.bool_]:
     """Scenes picked greedily until `target` of what can be seen of each chunk and tile is clear.
 
     Full observers come first; a chunk takes at least `min_k` and at most `max_k` scenes of a tile.
-    Ties go to the better rank.
+    Ties go to the better rank. Returns who picked whom, (scene, chunk row, chunk column).
     """
-    picked = np.zeros(len(scenes), bool)
+    picks = np.zeros(counts.clear.shape, bool)
+    cap = max(max_k, min_k, 1)
     members = _by_tile(scenes)
     for tile, own in members.items():
         in_order = sorted(own, key=list(ranks).index)
         for r, c in _chunks_that_need(required, tile):
-            picked[_greedy(counts, in_order, r, c, min(target, MAX_TARGET), min_k, max(max_k, min_k, 1))] = (
-                True
-            )
-    return picked
+            picks[_greedy(counts, in_order, r, c, min(target, MAX_TARGET), min_k, cap), r, c] = True
+    return picks
+
+
+def outside_windows(picks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Chunks beside the box around those that picked a scene; none for a scene that nobody picked."""
+
+    def span(axis: int) -> NDArray[np.bool_]:
+        hits: NDArray[np.bool_] = np.atleast_2d(picks.any(axis=axis))
+        both: NDArray[np.bool_] = np.logical_or.accumulate(hits, axis=1)
+        return both & np.logical_or.accumulate(hits[:, ::-1], axis=1)[:, ::-1]
+
+    rows, cols = span(2), span(1)
+    picked = np.asarray(picks.any(axis=(1, 2)))
+    outside: NDArray[np.bool_] = ~(rows[:, :, None] & cols[:, None, :]) & picked[:, None, None]
+    return outside
 
 
 def _greedy(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from bestpixel_gpu.geo.grid import Grid
+from bestpixel_gpu.result.period import Period
 from bestpixel_gpu.result.report import Report
 
 Stretch = Literal["percentile"] | tuple[float, float]
@@ -49,7 +50,11 @@ _KEYS = (
     "multi_tile_chunks",
     "timings",
     "report",
+    "period",
+    "year",
+    "month",
 )
+_OF_A_SERIES = ("period", "year", "month")
 
 
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
@@ -86,6 +91,11 @@ class Composite(Mapping[str, Any]):
         Seconds by stage, as the ancestor names them.
     boa_unc : dict of name -> float32, (H, W), or None
         Uncertainty in DN.
+    period : Period, or None
+        Of a composite in a series; then there are the keys ``period``, ``year`` and ``month``.
+    scene_items : list of dict
+        The candidate scenes as STAC items without tokens: ``build_composite(..., items=scene_items)``
+        makes the same composite again, whatever the catalogue then finds.
     """
 
     grid: Grid
@@ -102,6 +112,10 @@ class Composite(Mapping[str, Any]):
     multi_tile_chunks: int
     timings: dict[str, float]
     boa_unc: dict[str, Any] | None = None
+    scene_items: list[dict[str, Any]] = field(default_factory=list)
+    period: Period | None = None
+    error: ClassVar[None] = None
+    """What :class:`~bestpixel_gpu.FailedPeriod` tells in its place."""
     _date: Any = field(default=None, init=False)
 
     @property
@@ -125,15 +139,16 @@ class Composite(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if key == "grid":
             return self.grid.as_dict()
-        if key not in _KEYS or (key == "boa_unc" and self.boa_unc is None):
+        if key not in set(self):
             raise KeyError(key)
-        return getattr(self, key)
+        return getattr(self.period if key in ("year", "month") else self, key)
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key in _KEYS if key != "boa_unc" or self.boa_unc is not None)
+        absent = (*("boa_unc",) * (self.boa_unc is None), *_OF_A_SERIES * (self.period is None))
+        return (key for key in _KEYS if key not in absent)
 
     def __len__(self) -> int:
-        return len(_KEYS) - (self.boa_unc is None)
+        return sum(1 for _ in self)
 
     def __eq__(self, other: object) -> bool:
         return self is other  # a mapping's own test would ask arrays for one truth value
@@ -183,7 +198,7 @@ class Composite(Mapping[str, Any]):
         path : path
             Ending in ``.tif``: one file with all bands. Else a folder for ``<band>.tif``,
             ``quality.tif``, ``observation_count.tif``, ``selected_observation.tif``, ``date.tif``,
-            ``report.json`` and ``stac-item.json``.
+            ``report.json``, ``stac-item.json`` and ``scenes.json`` (:attr:`scene_items`).
         level : int
             DEFLATE level, 1..9.
 

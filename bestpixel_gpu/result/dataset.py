@@ -59,7 +59,10 @@ def to_dataset(composite: Composite) -> xr.Dataset:
     )
     for name in variables:
         dataset[name].encoding["grid_mapping"] = "spatial_ref"
-    return dataset
+    if composite.period is None:
+        return dataset
+    start = np.datetime64(composite.period.start.replace(tzinfo=None).isoformat(), "ns")
+    return dataset.assign_coords(time=start)  # so that a series can be concatenated along it
 
 
 _SCALE: dict[str, Any] = {"reflectance_scale": 0.0001, "reflectance_offset": 0.0}

@@ -64,7 +64,7 @@ class Staging:
 
 
 def write_folder(composite: Composite, folder: PathLike, level: int = 6) -> list[Path]:
-    """Paths of one COG for each band and layer, ``report.json`` and ``stac-item.json``."""
+    """Paths of one COG for each band and layer, ``report.json``, ``stac-item.json``, ``scenes.json``."""
     check_level(level)
     need("rasterio", "COG")
     root = Path(folder)
@@ -81,6 +81,7 @@ def write_folder(composite: Composite, folder: PathLike, level: int = 6) -> list
         for name, text in (
             ("report.json", composite.report.to_json()),
             ("stac-item.json", json.dumps(item, indent=2, ensure_ascii=False)),
+            ("scenes.json", json.dumps({"type": "FeatureCollection", "features": composite.scene_items})),
         ):
             files.place(root / name).write_text(text + "\n", encoding="utf-8")
     return files.paths

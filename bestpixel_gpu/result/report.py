@@ -17,6 +17,11 @@ from bestpixel_gpu.plan.memory import mib
 
 Status = Literal["used", "dropped", "failed"]
 
+_EXTRA_READS = {
+    "rule": {"ndvi": "rule='ndvi' reads red and nir of every scene that competes for a pixel"},
+    "emit_uncertainty": {"True": "emit_uncertainty reads all bands of every selected scene"},
+}
+"""Arguments, their values and what these read beyond the winners' tiles."""
 SHOWN_SCENES = 20
 SHOWN_LOSSES = 5
 
@@ -73,7 +78,11 @@ class Report:
     failures : list of Failure
         Every tile that could not be read.
     bytes, requests, retries : int
-        What went over the network.
+        What went over the network, searches apart.
+    requests_by_kind : dict
+        Requests for ``"header"``, ``"tile"`` and ``"json"`` (tokens).
+    searches : int
+        Searches of the catalogue: 0 where the items were given or known from the cache on disk.
     seconds : dict
         Stage -> wall seconds.
     memory : dict
@@ -102,6 +111,8 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     bytes: int = 0
     requests: int = 0
+    requests_by_kind: dict[str, int] = field(default_factory=dict)
+    searches: int = 0
     retries: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
@@ -150,6 +161,12 @@ class Report:
             )
 
     @property
+    def extra_reads(self) -> str:
+        """What the request reads beyond the winners' tiles, in words; empty if nothing."""
+        notes = (_EXTRA_READS.get(name, {}).get(str(value), "") for name, value in self.request.items())
+        return "; ".join(filter(None, notes))
+
+    @property
     def counts(self) -> dict[str, int]:
         """Items by what became of them: found, used, selected, dropped, failed."""
         by_status = Counter(s.status for s in self.scenes)
@@ -163,7 +180,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the counts, as JSON-able values."""
-        return asdict(self) | {"counts": self.counts}
+        return asdict(self) | {"counts": self.counts, "extra_reads": self.extra_reads}
 
     def to_json(self, indent: int | None = 2) -> str:
         """:meth:`to_dict` as JSON text."""
@@ -197,6 +214,8 @@ class Report:
             ("device", f"{self.device}, {self.threads} threads"
                        + (f" ({self.device_note})" if self.device_note else "")),
         ]  # fmt: skip
+        if self.extra_reads:
+            lines.append(("also", self.extra_reads))
         lost = [(str(s.status), f"{s.id}: {s.reason}") for s in self.scenes if s.status != "used"]
         lost += [("tile", f"{f.item} {f.asset} {f.tile}: {f.message}") for f in self.failures]
         for group in (lost, [("warning", w) for w in self.warnings]):

@@ -34,7 +34,7 @@ from bestpixel_gpu.simulate.faults import Faults, flip_bits
 from bestpixel_gpu.simulate.items import ACCOUNT, CONTAINER
 from bestpixel_gpu.simulate.options import ROOTS, ServerOptions
 from bestpixel_gpu.simulate.search import BadSearchError, body_of_query, page_of
-from bestpixel_gpu.simulate.spec import COLLECTION, DIALECTS
+from bestpixel_gpu.simulate.spec import COLLECTIONS, DIALECTS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _XML = '<?xml version="1.0" encoding="utf-8"?><Error><Code>{0}</Code><Message>{1}</Message></Error>'
@@ -175,7 +175,7 @@ class Archive:
     # ---- STAC ----
 
     def _known(self, root: str) -> list[str]:
-        return [COLLECTION[d] for d in self.items if ROOTS[d] == root]
+        return [c for d in self.items if ROOTS[d] == root for c in COLLECTIONS[d]]
 
     async def landing(self, request: web.Request) -> web.Response:
         """The catalogue's root document."""
@@ -214,16 +214,16 @@ class Archive:
 
     async def search(self, request: web.Request) -> web.Response:
         """Item search, POST or GET."""
-        pc = request.path.startswith(ROOTS["pc"])
+        root = request.path.removesuffix("/search")
+        pc = root == ROOTS["pc"]
         body = await request.json() if request.method == "POST" else body_of_query(dict(request.query))
-        items = [i for d, own in self.items.items() if (d == "pc") == pc for i in own]
+        items = [i for d, own in self.items.items() if ROOTS[d] == root for i in own]
         url = f"{request.scheme}://{request.host}{request.path}"
         try:
             page = page_of(items, body, pc=pc, url=url, method=request.method, most=self.options.page)
         except BadSearchError as exc:
             refusal = {"code": "RequestValidationError" if pc else "BadRequest", "description": str(exc)}
             return await self._json(request, "search", refusal, 400)
-        root = request.path.removesuffix("/search")
         page["features"] = [_with_self(item, root) for item in page["features"]]
         return await self._json(request, "search", page, type_="application/geo+json")
 

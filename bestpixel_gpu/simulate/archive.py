@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.errors import InputError
+from bestpixel_gpu.simulate.families import FAMILIES
 from bestpixel_gpu.simulate.items import MASK_METRES, Names, baseline_of, has_offset, make_item
+from bestpixel_gpu.simulate.products import build_products
 from bestpixel_gpu.simulate.sky import Sky, Weather, beyond
 from bestpixel_gpu.simulate.spec import (
     BAND,
@@ -66,13 +68,16 @@ def build(spec: ArchiveSpec, folder: Path, *, threads: int | None = None) -> Pat
     weather = [Weather(spec, k) for k in range(spec.dates)]
     observations = observations_of(spec)
     found: dict[Dialect, list[dict[str, Any]]] = {d: [] for d in spec.dialects}
+    own_dialects = tuple(d for d in spec.dialects if d not in FAMILIES)
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        for tile in tiles_of(spec):
+        for tile in tiles_of(spec) if own_dialects else ():
             own = [one for one in observations if one.tile == tile]
             for dialect, items in _build_tile(
-                spec, folder, land_of(world, tile), own, weather, pool.map
+                replace(spec, dialects=own_dialects), folder, land_of(world, tile), own, weather, pool.map
             ).items():
                 found[dialect] += items
+        for dialect in found.keys() - set(own_dialects):
+            found[dialect] = build_products(spec, folder, dialect, world, weather, pool.map)
     for dialect, items in found.items():
         (folder / f"items_{dialect}.json").write_text(json.dumps(items))
     notes.write_text(json.dumps(described, indent=1))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bestpixel_gpu.simulate.sky import beyond
 from bestpixel_gpu.simulate.spec import (
     BAND,
-    COLLECTION,
+    COLLECTIONS,
     ArchiveSpec,
     Dialect,
     Observation,
@@ -148,7 +148,7 @@ def make_item(
             f"https://stac-extensions.github.io/{e}/schema.json" for e in _EXTENSIONS[dialect]
         ],
         "id": names.item,
-        "collection": COLLECTION[dialect],
+        "collection": COLLECTIONS[dialect][0],
         "bbox": np.min(ring, axis=0).tolist() + np.max(ring, axis=0).tolist(),
         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
         "properties": _properties(names, classes),

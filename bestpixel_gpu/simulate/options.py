@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from bestpixel_gpu.simulate.faults import Rules
 
-ROOTS = {"pc": "/pc/api/stac/v1", "earth-search": "/es/v1", "earth-search-c1": "/es/v1"}
+ROOTS = {"earth-search": "/es/v1", "earth-search-c1": "/es/v1"} | dict.fromkeys(
+    ("pc", "hls", "mcd43a4", "landsat"), "/pc/api/stac/v1"
+)
 """Path of the STAC root by endpoint."""
 
 

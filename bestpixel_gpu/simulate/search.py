@@ -110,7 +110,11 @@ def matches(items: list[Item], body: Body, *, pc: bool) -> list[Item]:
     if body.get("datetime"):
         low, _, high = str(body["datetime"]).partition("/")
         first, last = _instant(low, pc), _instant(high or low, pc)
-        hits = [i for i in hits if (not first or first <= _time(i)) and (not last or _time(i) <= last)]
+        hits = [
+            i
+            for i in hits
+            if (not first or first <= _time(i, "end")) and (not last or _time(i, "start") <= last)
+        ]
     for name, tests in (body.get("query") or {}).items():
         for test, value in tests.items():
             hits = [i for i in hits if name in i["properties"] and _TESTS[test](i["properties"][name], value)]
@@ -123,8 +127,10 @@ def _touch(a: list[float], b: list[float]) -> bool:
     return a[0] <= b[half] and a[2] >= b[0] and a[1] <= b[half + 1] and a[3] >= b[1]
 
 
-def _time(item: Item) -> datetime:
-    return datetime.fromisoformat(item["properties"]["datetime"])
+def _time(item: Item, end: str) -> datetime:
+    """Start or end of an item's time; they are one where it tells one moment only."""
+    properties = item["properties"]
+    return datetime.fromisoformat(properties.get(f"{end}_datetime") or properties["datetime"])
 
 
 def _instant(text: str, pc: bool) -> datetime | None:

@@ -27,7 +27,7 @@ def _ramp(a: Floats, low: float, high: float) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Sky:
-    """What stands between the ground and the sensor over one tile, on its 20 m grid."""
+    """What stands between the ground and the sensor, over one tile on its 20 m grid or at other points."""
 
     opacity: NDArray[np.float16]
     brightness: NDArray[np.float16]
@@ -38,13 +38,27 @@ class Sky:
 
     def cover(self, ground: Floats, band: Band, rows: slice) -> Floats:
         """`ground` (rows of the band's grid, reflectance) as it is seen through this sky."""
-        k = BANDS.index(band)
-        opacity, brightness, shade = (
-            _regrid(a, band.metres, rows, ground.shape) for a in (self.opacity, self.brightness, self.shade)
+        return _seen(
+            ground,
+            band,
+            *(
+                _regrid(a, band.metres, rows, ground.shape)
+                for a in (self.opacity, self.brightness, self.shade)
+            ),
         )
-        dark = ground * (1 - shade * (1 - _SHADE[k]))
-        seen: Floats = dark + opacity * (_CLOUD[k] * brightness - dark)
-        return seen
+
+    def cover_all(self, ground: Floats, band: Band) -> Floats:
+        """`ground` on the grid of this sky itself, seen through it."""
+        return _seen(
+            ground, band, *(a.astype(np.float32) for a in (self.opacity, self.brightness, self.shade))
+        )
+
+
+def _seen(ground: Floats, band: Band, opacity: Floats, brightness: Floats, shade: Floats) -> Floats:
+    k = BANDS.index(band)
+    dark = ground * (1 - shade * (1 - _SHADE[k]))
+    seen: Floats = dark + opacity * (_CLOUD[k] * brightness - dark)
+    return seen
 
 
 def _regrid(a: NDArray[np.float16], metres: int, rows: slice, shape: tuple[int, ...]) -> Floats:
@@ -89,7 +103,10 @@ class Weather:
 
     def over(self, tile: Tile) -> Sky:
         """The sky above a tile."""
-        x, y = plane_of(tile, 20)
+        return self.at(*plane_of(tile, 20))
+
+    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> Sky:
+        """The sky above points of the plane."""
         c = sample(self.field, x, y, _TEXEL)
         above = sample(self.field, x - _FALL[0], y - _FALL[1], _TEXEL)
         opacity, shade = _ramp(c, -0.06, 0.8), _ramp(above, -0.04, 0.3)

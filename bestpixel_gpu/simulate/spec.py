@@ -15,12 +15,15 @@ from bestpixel_gpu.errors import InputError
 if TYPE_CHECKING:
     from pyproj import Transformer
 
-Dialect = Literal["pc", "earth-search", "earth-search-c1"]
-DIALECTS: tuple[Dialect, ...] = ("pc", "earth-search", "earth-search-c1")
-COLLECTION = {
-    "pc": "sentinel-2-l2a",
-    "earth-search": "sentinel-2-l2a",
-    "earth-search-c1": "sentinel-2-c1-l2a",
+Dialect = Literal["pc", "earth-search", "earth-search-c1", "hls", "mcd43a4", "landsat"]
+DIALECTS: tuple[Dialect, ...] = ("pc", "earth-search", "earth-search-c1", "hls", "mcd43a4", "landsat")
+COLLECTIONS: dict[str, tuple[str, ...]] = {
+    "pc": ("sentinel-2-l2a",),
+    "earth-search": ("sentinel-2-l2a",),
+    "earth-search-c1": ("sentinel-2-c1-l2a",),
+    "hls": ("hls2-l30", "hls2-s30"),
+    "mcd43a4": ("modis-43A4-061",),
+    "landsat": ("landsat-c2-l2",),
 }
 
 HOME_EPSG, HOME = 32631, (300000.0, 4900020.0)
@@ -202,16 +205,16 @@ class Observation:
 
 
 @lru_cache(maxsize=32)
-def _transformer(source: int, target: int) -> Transformer:
+def _transformer(source: int | str, target: int | str) -> Transformer:
     from pyproj import Transformer
 
     return Transformer.from_crs(source, target, always_xy=True)
 
 
 def project(
-    source: int, target: int, x: NDArray[np.float64], y: NDArray[np.float64]
+    source: int | str, target: int | str, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points of one EPSG code in another, x before y."""
+    """Points of one EPSG code (or PROJ string) in another, x before y."""
     u, v = _transformer(source, target).transform(x, y)
     return np.asarray(u, np.float64), np.asarray(v, np.float64)
 

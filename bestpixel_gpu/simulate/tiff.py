@@ -16,7 +16,7 @@ import deflate
 import numpy as np
 from numpy.typing import NDArray
 
-Samples = NDArray[np.unsignedinteger[Any]]
+Samples = NDArray[np.integer[Any]]
 
 _HINTS = (
     b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
@@ -40,7 +40,9 @@ class CogLayout:
     predictor: Literal[1, 2] = 1
     """2: horizontal differences; TIFF allows it for whole bytes only."""
     nodata: bool = True
-    """Whether the file says that 0 is nodata."""
+    """Whether the file names its fill as nodata."""
+    fill: int = 0
+    """Value of pixels that hold nothing."""
     ghost: bool = True
     """GDAL's structural hints, with leaders and trailers around the tiles."""
     fixed_levels: int | None = None
@@ -58,6 +60,7 @@ class GeoReference:
     """Where the upper left corner lies, and how large a pixel is."""
 
     epsg: int
+    """0: the sinusoidal grid of MODIS, told by user-defined keys as GDAL writes them."""
     x: float
     y: float
     metres: float
@@ -69,7 +72,7 @@ def write_cog(path: Path, image: Samples, where: GeoReference, layout: CogLayout
     Parameters
     ----------
     image
-        Shape (rows, columns); 8-bit or up to 16-bit unsigned samples, 0 is nodata.
+        Shape (rows, columns); 8-bit, up to 16-bit unsigned or 16-bit signed samples.
     """
     data = encode_cog(image, where, layout)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,12 +124,14 @@ def _shrink(a: Samples, shape: tuple[int, int], layout: CogLayout) -> Samples:
     for n, m in zip(shape, a.shape, strict=True):
         first = np.clip(np.rint((np.arange(n) + 0.5) * m / n).astype(int) - 1, 0, m - 1)
         taps.append((first, np.minimum(first + 1, m - 1)))
-    four = [a.take(r, axis=0).take(c, axis=1).astype(np.uint32) for r in taps[0] for c in taps[1]]
-    total = four[0] + four[1] + four[2] + four[3]
-    count = np.uint32(4)
-    if layout.nodata:  # without the tag nobody knows that 0 is no value, so rims are averaged into
-        count = np.maximum(sum((f > 0).astype(np.uint32) for f in four), 1)
-    mean: Samples = ((total + count // 2) // count).astype(a.dtype)
+    four = np.array([a.take(r, axis=0).take(c, axis=1) for r in taps[0] for c in taps[1]], np.int32)
+    # without the tag nobody knows that the fill is no value, so rims are averaged into
+    held = four != layout.fill if layout.nodata else np.ones(four.shape, bool)
+    count = held.sum(axis=0)
+    total = np.where(held, four, 0).sum(axis=0)
+    mean: Samples = np.where(count > 0, (total + count // 2) // np.maximum(count, 1), layout.fill).astype(
+        a.dtype
+    )
     return mean
 
 
@@ -146,6 +151,7 @@ def encode_tile(tile: Samples, layout: CogLayout) -> bytes:
     if layout.bits % 8:
         tile = pack_bits(tile.astype(np.uint16), layout.bits)
     elif layout.predictor == 2:
+        tile = tile.view(f"u{tile.itemsize}")  # differences wrap
         tile = np.concatenate([tile[:, :1], np.diff(tile, axis=1)], axis=1)
     return bytes(deflate.zlib_compress(np.ascontiguousarray(tile).tobytes(), layout.level))
 
@@ -205,20 +211,33 @@ def _image_tags(
         (323, "H", [side]),
         (324, "I", offsets),
         (325, "I", counts),
-        (339, "H", [1]),  # unsigned
+        (339, "H", [2 if a.dtype.kind == "i" else 1]),  # signed or unsigned
     ]
     if index:
         entries.append((254, "I", [1]))  # reduced resolution
     if predictor == 2:
         entries.append((317, "H", [2]))
     if layout.nodata:
-        entries.append((42113, "s", [*b"0\0"]))
+        entries.append((42113, "s", [*f"{layout.fill}\0".encode()]))
     return entries
 
 
+_SINUSOIDAL = (
+    1024, 0, 1, 1, 1025, 0, 1, 1, 2048, 0, 1, 32767, 2050, 0, 1, 32767, 2054, 0, 1, 9102, 2056, 0, 1, 32767,
+    2057, 34736, 1, 0, 2059, 34736, 1, 1, 3072, 0, 1, 32767, 3074, 0, 1, 32767, 3075, 0, 1, 24,
+    3076, 0, 1, 9001, 3082, 34736, 1, 1, 3083, 34736, 1, 1, 3088, 34736, 1, 1,
+)  # fmt: skip
+
+
 def _geo_tags(where: GeoReference) -> list[Entry]:
-    keys = [1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, where.epsg, 3076, 0, 1, 9001]
+    if where.epsg:
+        keys = [1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, where.epsg, 3076, 0, 1, 9001]
+        doubles: list[Entry] = []
+    else:
+        keys = [1, 1, 0, len(_SINUSOIDAL) // 4, *_SINUSOIDAL]
+        doubles = [(34736, "d", [6371007.181, 0.0])]
     return [
+        *doubles,
         (33550, "d", [where.metres, where.metres, 0.0]),
         (33922, "d", [0.0, 0.0, 0.0, where.x, where.y, 0.0]),
         (34735, "H", keys),

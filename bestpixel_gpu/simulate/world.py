@@ -132,14 +132,15 @@ class Land:
     """Factor on every band: relief, parcel, grain."""
     vigour: Floats
 
-    def reflectance(self, band: Band) -> Floats:
-        """Reflectance at the band's own pixel size: the mean over its 10 m pixels."""
+    def reflectance(self, band: Band, factor: int = 0) -> Floats:
+        """Mean over `factor` x `factor` points; by default over the 10 m points of the band's own pixels."""
         k, strip = BANDS.index(band), 720  # rows at a time, to bound the memory
+        factor = factor or band.metres // 10
         parts = []
         for first in range(0, len(self.material), strip):
             rows = slice(first, first + strip)
             v = SPECTRA[:, k][self.material[rows]] * self.light[rows] * (1 + _VIGOUR[k] * self.vigour[rows])
-            parts.append(pool(v, band.metres // 10))
+            parts.append(pool(v, factor))
         return np.concatenate(parts)
 
 

@@ -1,30 +1,32 @@
-"""What need not be asked again: first bytes of files in memory and on disk, search results on disk.
-
-Neither holds a token: names are addresses without their query.
-"""
+"""First bytes of files that need not be asked for again, in memory, and what files are called there."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import re
 import threading
-import time
-import uuid
-import warnings
-import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from bestpixel_gpu.errors import BestPixelWarning
+from bestpixel_gpu.transfer.addresses import Location
 
-SCHEMA: Final = 1
-LIFETIME_S: Final = {"header": 30 * 86400.0, "search": 86400.0}
-"""How long each kind is believed, in seconds; files replaced meanwhile show by their size."""
 MEMORY_BYTES: Final = 64 << 20
 _ENTRY_OVERHEAD: Final = 500
+
+_SIGNING = re.compile(
+    r"s[eiprstv]|sip|sig|spr|srt|sdd|sk(oid|tid|[estv])|s[au]oid|scid"  # Azure
+    r"|x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id"
+    r"|.*token|api_?key|subscription-key",
+    re.IGNORECASE,
+)
+"""Parameters of a query that let a reader in and do not tell which file is meant."""
+_TOKEN = re.compile(
+    r"[?&;](?:sig|signature|x-amz-signature|x-amz-security-token|x-goog-signature"
+    r"|token|\w+_token|api_?key|subscription-key)="
+    r"|://[^/\s\"@]*@",
+    re.IGNORECASE,
+)
 
 _lock = threading.Lock()
 """One for all memory caches, held across a fork so that a child never finds one half changed."""
@@ -32,12 +34,38 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
+def cache_key(place: Location) -> str:
+    """What caches call the file at `place`: its address without the parameters that only let a reader in.
+
+    Those that tell which file is meant stay, so that ``/get?file=a`` and ``/get?file=b`` are two.
+    """
+    query = "" if place.local else place.target.partition("#")[0].partition("?")[2]
+    telling = [p for p in query.split("&") if p and not _SIGNING.fullmatch(p.partition("=")[0])]
+    return f"{place.key}?{'&'.join(telling)}" if telling else place.key
+
+
+def without_token(href: str) -> str:
+    """An address without the parameters that only let a reader in."""
+    head, _, query = href.partition("?")
+    telling = [p for p in query.split("&") if p and not _SIGNING.fullmatch(p.partition("=")[0])]
+    return f"{head}?{'&'.join(telling)}" if telling else head
+
+
+def holds_token(text: str) -> bool:
+    """Tell whether there is an address in `text` that carries a token or a password."""
+    return _TOKEN.search(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
-    """First bytes of a file and the size of the whole, ``None`` if the server does not tell."""
+    """First bytes of a file, the size of the whole and the server's tag of this version of it.
+
+    The size is ``None`` and the tag empty if the server does not tell.
+    """
 
     data: bytes
     total: int | None
+    version: str = ""
 
     def serves(self, size: int) -> bool:
         """Tell whether these are the first `size` bytes, or the whole of a shorter file."""
@@ -85,107 +113,3 @@ def _weight(key: str, header: Header) -> int:
 
 HEADERS: Final = HeaderCache()
 """The process's own."""
-
-
-class DiskCache:
-    """Values kept in files ``<root>/<kind>/<sha1 of the key>``, shared by processes.
-
-    A file is complete or not there. What cannot be read is a miss; what cannot be written is not
-    kept; the first such failure gives one warning, never an error. Keys are stored as their hash;
-    whoever puts a value sees to it that it holds no token.
-
-    Parameters
-    ----------
-    root : path
-        Made when something is first kept.
-    """
-
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        self._warned = False
-
-    def get(self, kind: str, key: str, max_age_s: float | None = None) -> Any | None:
-        """Return the JSON value kept under `key`, ``None`` if it is absent, too old or damaged.
-
-        Parameters
-        ----------
-        kind : str
-            Family of values, such as ``"search"``.
-        max_age_s : float, optional
-            Seconds since it was kept; by default the lifetime of its kind.
-        """
-        raw = self._load(self._path(kind, key, "json"), kind, max_age_s)
-        try:
-            body = json.loads(raw) if raw else None
-        except ValueError:
-            return None
-        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-            return None
-        return body.get("data")
-
-    def put(self, kind: str, key: str, value: Any) -> None:
-        """Keep a value that JSON can hold."""
-        body = json.dumps({"schema": SCHEMA, "data": value}, separators=(",", ":"))
-        self._store(self._path(kind, key, "json"), body.encode())
-
-    def get_header(self, key: str, max_age_s: float | None = None) -> Header | None:
-        """Return the header kept under `key`, ``None`` if it is absent, too old or damaged."""
-        raw = self._load(self._path("header", key, "bin"), "header", max_age_s)
-        line, _, data = raw.partition(b"\n")
-        try:
-            schema, total, checksum = json.loads(line)
-        except (ValueError, TypeError):
-            return None
-        if schema != SCHEMA or checksum != zlib.crc32(data):
-            return None
-        return Header(data, total)
-
-    def put_header(self, key: str, header: Header) -> None:
-        """Keep a header, behind a line that tells schema, size of the file and checksum."""
-        line = json.dumps([SCHEMA, header.total, zlib.crc32(header.data)])
-        self._store(self._path("header", key, "bin"), line.encode() + b"\n" + header.data)
-
-    def drop_header(self, key: str) -> None:
-        """Forget a header, known or not."""
-        try:
-            self._path("header", key, "bin").unlink(missing_ok=True)
-        except OSError as exc:
-            self._warn(exc)
-
-    def _path(self, kind: str, key: str, suffix: str) -> Path:
-        name = hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest()
-        return self.root / kind / f"{name}.{suffix}"
-
-    def _load(self, path: Path, kind: str, max_age_s: float | None) -> bytes:
-        limit = LIFETIME_S[kind] if max_age_s is None else max_age_s
-        try:
-            if time.time() - path.stat().st_mtime > limit:
-                return b""
-            return path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return b""
-        except OSError as exc:
-            self._warn(exc)
-            return b""
-
-    def _store(self, path: Path, body: bytes) -> None:
-        # Unique among threads and processes: two writers of one key never share a temporary file.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(body)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as exc:
-            self._warn(exc)
-
-    def _warn(self, exc: OSError) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"the cache {self.root} cannot be used ({exc.strerror or exc}): going on without it",
-                BestPixelWarning,
-                stacklevel=3,
-            )

@@ -174,7 +174,7 @@ class HttpTransport:
                         data = out[: len(data)]
                 else:
                     raise await self._fault(answer, kind)
-                return RangeAnswer(data, total, answer.headers.get("etag", ""))
+                return RangeAnswer(data, total, _version(answer))
 
         return await self._insist(url, f"bytes {offset}-{last}", attempt, renew)
 
@@ -228,7 +228,7 @@ class HttpTransport:
                 await asyncio.sleep(pause)
             else:
                 break
-            self._counters.retries += 1
+            self._counters.repeated()
         tries = "" if tried == 1 else f", tried {tried} times"
         raise fault.error(
             f"{without_query(url)} ({part}): {fault}{tries}", url=url, status=fault.status, attempts=tried
@@ -341,6 +341,10 @@ def _checked_range(answer: Answer, offset: int, last: int) -> tuple[int, int | N
         if first == offset < end and (end == longest if total is not None else end <= longest):
             return end, total
     raise _AttemptError(f"the server answered another range ({header!r:.60})", status=206, tries=_TWICE)
+
+
+def _version(answer: Answer) -> str:
+    return answer.headers.get("etag") or answer.headers.get("last-modified", "")
 
 
 def _small_total(answer: Answer, offset: int, length: int) -> int:

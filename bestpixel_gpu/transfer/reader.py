@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from bestpixel_gpu.errors import AuthError, BestPixelError, InputError, SourceError
 from bestpixel_gpu.transfer.addresses import Location, locate
-from bestpixel_gpu.transfer.cache import HEADERS, DiskCache, Header, HeaderCache
+from bestpixel_gpu.transfer.cache import HEADERS, Header, HeaderCache, cache_key
+from bestpixel_gpu.transfer.disk_cache import DiskCache
 from bestpixel_gpu.transfer.files import FileTransport
 from bestpixel_gpu.transfer.http import HttpTransport, Retry, Timeouts
 from bestpixel_gpu.transfer.limits import CONCURRENCY, IN_FLIGHT_BYTES, BytesGate
@@ -50,6 +51,30 @@ class _Lines:
     gate: BytesGate
 
 
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What the header in use says of its file, and what was found out about that since."""
+
+    total: int | None
+    version: str
+    size: int
+    """Bytes of the header, with `digest` to know them by: caches may hold a later one meanwhile."""
+    digest: int
+    confirmed: bool = False
+    """The header was read again and is the same."""
+    changed: bool = False
+    """It is not."""
+
+    @classmethod
+    def of(cls, header: Header) -> Self:
+        return cls(header.total, header.version, len(header.data), hash(header.data))
+
+    def agrees(self, answer: RangeAnswer) -> bool:
+        same_size = None in (self.total, answer.total) or self.total == answer.total
+        same_version = "" in (self.version, answer.version) or self.version == answer.version
+        return same_size and (same_version or self.confirmed) and not self.changed
+
+
 class Reader:
     """Reads headers and byte ranges of files, wherever they are.
 
@@ -72,7 +97,7 @@ class Reader:
     header_cache : HeaderCache
         Where headers are kept in memory; the process's own by default.
     disk_cache : DiskCache or path, optional
-        Where headers are kept on disk.
+        Where headers are kept on disk, then the attribute `disk`; :meth:`close` holds it within its cap.
     counters : Counters, optional
         Counts what goes over the wire.
     """
@@ -96,10 +121,11 @@ class Reader:
         self._timeouts = timeouts
         self._retry = retry
         self._memory = header_cache
-        self._disk = (
+        self.disk = (
             disk_cache if disk_cache is None or isinstance(disk_cache, DiskCache) else DiskCache(disk_cache)
         )
-        self._sizes: dict[str, int] = {}
+        self._stamps: dict[str, _Stamp] = {}
+        self._checks: dict[str, asyncio.Lock] = {}
         self._lines: _Lines | None = None
 
     async def __aenter__(self) -> Self:
@@ -116,6 +142,8 @@ class Reader:
         if lines is not None and lines.pid == os.getpid():
             await lines.http.close()
             await lines.files.close()
+        if self.disk is not None:
+            await asyncio.to_thread(self.disk.trim)
 
     async def header(
         self, href: str, *, signed: bool = False, size: int = HEADER_BYTES
@@ -145,22 +173,18 @@ class Reader:
             If no way of reading `href` is known.
         """
         place = self._locate(href, signed)
-        header = None if place.local else await self._kept(place.key, size)
+        key = cache_key(place)
+        header = None if place.local else await self._kept(key, size)
         if header is None:
-            answer = await self._range(place, 0, size, signed, "header")
-            header = Header(bytes(answer.data), answer.total)
+            header = await self._ask(place, size, signed)
             if not place.local:
-                await self._keep(place.key, header)
-        if header.total is not None:
-            self._sizes[place.key] = header.total
+                await self._keep(key, header)
+        self._stamps[key] = _Stamp.of(header)
         return header.data, header.total
 
     async def forget(self, href: str) -> None:
         """Drop a file's header from the caches: the next :meth:`header` asks for it."""
-        key = locate(href).key
-        self._memory.drop(key)
-        if self._disk is not None:
-            await asyncio.to_thread(self._disk.drop_header, key)
+        await self._drop(cache_key(locate(href)))
 
     async def read(self, href: str, offset: int, length: int, *, signed: bool = False) -> bytes | memoryview:
         """Return `length` bytes of a file from `offset` on.
@@ -174,8 +198,7 @@ class Reader:
         """
         _check_span((offset, length))
         place = self._locate(href, signed)
-        answer = await self._range(place, offset, length, signed, "tile")
-        await self._check_size(place, answer)
+        answer = await self._tiles(place, offset, length, signed)
         return _cut(place, answer, offset, offset, length)
 
     async def read_many(
@@ -222,8 +245,7 @@ class Reader:
         signed: bool,
     ) -> None:
         try:
-            answer = await self._range(place, group.offset, group.length, signed, "tile")
-            await self._check_size(place, answer)
+            answer = await self._tiles(place, group.offset, group.length, signed)
         except SourceError as exc:
             for index in group.members:
                 results[index] = exc
@@ -265,29 +287,69 @@ class Reader:
             raise RuntimeError("this Reader belongs to another event loop: close it there, or make another")
         return lines
 
+    async def _ask(self, place: Location, size: int, signed: bool) -> Header:
+        answer = await self._range(place, 0, size, signed, "header")
+        return Header(bytes(answer.data), answer.total, answer.version)
+
     async def _kept(self, key: str, size: int) -> Header | None:
         """Return a header from memory or disk, if there is one of `size` bytes."""
-        header = self._memory.get(key)
-        if header is None and self._disk is not None:
-            header = await asyncio.to_thread(self._disk.get_header, key)
+        header, disk = self._memory.get(key), self.disk
+        if disk is not None and header is not None:  # perhaps read before there was this folder
+            await asyncio.to_thread(disk.add_header, key, header)
+        elif disk is not None:
+            header = await asyncio.to_thread(disk.get_header, key)
             if header is not None:
                 self._memory.put(key, header)
         return header if header is not None and header.serves(size) else None
 
     async def _keep(self, key: str, header: Header) -> None:
         self._memory.put(key, header)
-        if self._disk is not None:
-            await asyncio.to_thread(self._disk.put_header, key, header)
+        if self.disk is not None:
+            await asyncio.to_thread(self.disk.put_header, key, header)
 
-    async def _check_size(self, place: Location, answer: RangeAnswer) -> None:
-        """Refuse bytes of a file whose size is not that of the file whose header was read."""
-        known = self._sizes.get(place.key)
-        if known is None or answer.total is None or answer.total == known:
-            return
-        await self.forget(place.key)
+    async def _drop(self, key: str) -> None:
+        self._memory.drop(key)
+        if self.disk is not None:
+            await asyncio.to_thread(self.disk.drop_header, key)
+
+    async def _tiles(self, place: Location, offset: int, length: int, signed: bool) -> RangeAnswer:
+        """Bytes of the file whose header was read, and of no other that stands in its place now."""
+        key = cache_key(place)
+        try:
+            answer = await self._range(place, offset, length, signed, "tile")
+        except SourceError as exc:
+            if exc.status == 416 and key in self._stamps:  # a header of a longer file sends us there
+                await self._confirm(place, key, signed)
+            raise
+        stamp = self._stamps.get(key)
+        if stamp is not None and not stamp.agrees(answer):
+            await self._confirm(place, key, signed, answer)
+        return answer
+
+    async def _confirm(
+        self, place: Location, key: str, signed: bool, answer: RangeAnswer | None = None
+    ) -> None:
+        """Raise ChangedError unless the header that was read is still that of the file.
+
+        A size tells for certain. A tag does not: some servers give a file another one on every
+        machine. So the header is read once more; where it is the same, every tile is where it was,
+        and this file's tags are looked at no more.
+        """
+        async with self._checks.setdefault(key, asyncio.Lock()):
+            stamp = self._stamps[key]
+            if stamp.confirmed if answer is None else stamp.agrees(answer):
+                return  # settled while this one waited
+            if not stamp.changed and (answer is None or answer.total in (None, stamp.total)):
+                header = await self._ask(place, stamp.size, signed)
+                now = _Stamp.of(header)
+                if (now.total, now.size, now.digest) == (stamp.total, stamp.size, stamp.digest):
+                    await self._keep(key, header)
+                    self._stamps[key] = replace(stamp, confirmed=True)
+                    return
+            self._stamps[key] = replace(stamp, changed=True)
+            await self._drop(key)
         raise ChangedError(
-            f"{place.key}: the file changed ({known} bytes before, {answer.total} now): read it again",
-            url=place.key,
+            f"{place.key}: the file changed since its header was read: read it again", url=place.key
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -23,13 +24,14 @@ class RangeAnswer:
         Exactly the bytes asked for; fewer only where the file ends.
     total : int or None
         Size of the whole file, where the server tells.
-    etag : str
-        The server's tag of this version of the file, ``""`` if it gives none.
+    version : str
+        The server's tag of this version of the file: its ETag, else the time of its last change;
+        ``""`` if it gives neither.
     """
 
     data: bytes | memoryview
     total: int | None
-    etag: str = ""
+    version: str = ""
 
 
 class Transport(Protocol):
@@ -128,6 +130,40 @@ class Counters:
         self.bytes += size
         self.by_kind[kind].bytes += size
 
+    def repeated(self) -> None:
+        """Count a retry."""
+        self.retries += 1
+
     def ended(self) -> None:
         """Count a request as over: answered, failed or given up."""
         self.active -= 1
+
+
+OWN_COUNTERS: ContextVar[Counters] = ContextVar("bestpixel-counters")
+"""Those of the run that a task works for, where several runs share a reader."""
+
+
+class SharedCounters(Counters):
+    """Counts for everybody, and in :data:`OWN_COUNTERS` for whoever asked."""
+
+    __slots__ = ()
+
+    def began(self, kind: str) -> None:
+        """Count a request that is being sent."""
+        Counters.began(self, kind)
+        Counters.began(OWN_COUNTERS.get(), kind)
+
+    def received(self, kind: str, size: int) -> None:
+        """Count body bytes of a request that began."""
+        Counters.received(self, kind, size)
+        Counters.received(OWN_COUNTERS.get(), kind, size)
+
+    def repeated(self) -> None:
+        """Count a retry."""
+        Counters.repeated(self)
+        Counters.repeated(OWN_COUNTERS.get())
+
+    def ended(self) -> None:
+        """Count a request as over: answered, failed or given up."""
+        Counters.ended(self)
+        Counters.ended(OWN_COUNTERS.get())

@@ -219,6 +219,9 @@ class ReferenceEngine:
     def empty(self, shape, dtype, fill=None):
         return np.full(shape, 0 if fill is None else fill, dtype)
 
+    def from_host(self, array):
+        return array
+
     def pool(self, slot_bytes, n_slots):
         return ReferencePool(slot_bytes, n_slots)
 
@@ -253,6 +256,15 @@ class ReferenceEngine:
             for i, j in hit:
                 data[max(i - grow, 0) : i + grow + 1, max(j - grow, 0) : j + grow + 1] = NODATA_CODE
         return ScoreRaster(window, grid.width, grid.height, data), np.array(status, np.int8)
+
+    def surround(self, mask, rule):
+        before = mask.data.copy()
+        rows = len(before)
+        for i, j in np.argwhere(rule.marked[before]):
+            for r in range(max(i - len(rule.reach) + 1, 0), min(i + len(rule.reach), rows)):
+                wide = rule.reach[abs(r - i)]
+                line = slice(max(j - wide, 0), j + wide + 1)
+                mask.data[r, line] = rule.becomes[before[r, line]]
 
     def resample(self, mask, positions, window, *, footprint=None):
         row0, row1, col0, col1 = window

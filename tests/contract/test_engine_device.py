@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ENGINES, NO_DEVICE
+
+from bestpixel_gpu.engines import create
+from bestpixel_gpu.engines.cuda.environment import problem
 
 
 @pytest.mark.gpu
 def test_the_suite_runs_on_the_device():
-    if NO_DEVICE is not None:
-        pytest.skip(NO_DEVICE)
-    assert any(getattr(e, "values", None) == ("cuda",) for e in ENGINES)
+    reason = problem()
+    if reason is not None:
+        pytest.skip(reason)
+    assert create("cuda").name == "cuda:0"

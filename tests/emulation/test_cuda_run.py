@@ -51,8 +51,10 @@ def on_host(composite: Any, device: EmulatedDevice) -> Any:
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("pc", {"tile": HOME}),
     ("pc", {"tile": HOME, "resolution": 60, "bands": ["red", "green", "swir16"]}),
-    ("pc", {"tile": RIGHT, "top_k": 1, "fill": True}),
+    ("pc", {"tile": RIGHT, "top_k": 1, "fill": True, "cloud_buffer": 75}),
     ("pc", {"tile": SOUTH, "resampling": "nearest", "order": "newest", "top_k": None}),
+    ("pc", {"tile": HOME, "resolution": 25, "rule": "latest", "cloud_buffer": 60}),
+    ("pc", {"tile": "all", "resolution": 30, "rule": "ndvi", "bands": ["swir16", "nir"]}),
     ("pc", {"tile": "all", "resolution": 40, "coverage_target": 0.9}),
     ("earth-search", {"tile": HOME, "resolution": 20}),
     ("earth-search", {"tile": HOME, "crs": "EPSG:3857", "resolution": 30}),
@@ -69,6 +71,15 @@ def test_a_whole_run_gives_the_bytes_of_the_cpu(
     assert got.report.device == "cuda:0"
     assert_same(got, want)
     assert got.report.repair_rounds == want.report.repair_rounds
+
+
+def test_uncertainty_on_the_device(server: Any, on_device: OnDevice) -> None:
+    options: dict[str, Any] = {"tile": "all", "resolution": 30, "top_k": 2, "emit_uncertainty": True}
+    want, device = run(server, **options), EmulatedDevice(seed=3)
+    got = on_device(server, device=device, **options)
+    assert_same(got, want)
+    for band, unc in want.boa_unc.items():
+        assert device.download(got.boa_unc[band]).tobytes() == unc.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from sampling import REFERENCE, SampleCase
 
-from bestpixel_gpu.engines.contract import NODATA, UNUSABLE_CODE, TileGrid
-from bestpixel_gpu.engines.cuda.spread import Sums, new_sums, spread
+from bestpixel_gpu.engines.contract import NODATA, Sums, TileGrid
+from bestpixel_gpu.engines.cuda.spread import spread
+
+
+def new_sums(device, rows: int, cols: int) -> Sums:
+    """Sums of nothing."""
+    made = [device.empty((rows, cols), dtype) for dtype in (np.uint32, np.uint64, np.uint64)]
+    for array in made:
+        device.fill(array, 0)
+    return Sums(*made)
 
 
 def painted(case: SampleCase, rank: int) -> np.ndarray:
@@ -27,18 +35,18 @@ def check(case: SampleCase) -> None:
         whole.append(device.upload(padded))
         rows, cols = (slice(a, a + n) for a, n in zip(around[::2], case.shape, strict=True))
         windows.append(whole[-1][rows, cols])
-    codes = {}
+    marks = {}
     want = [array.copy() for array in before]
     for rank in case.got:
         values = painted(case, rank)
         usable = values != NODATA
         if rng.random() < 0.7:
-            codes[rank] = rng.choice([0, 7, 253, 254, 255], case.shape).astype(np.uint8)
-            usable &= codes[rank] < UNUSABLE_CODE
+            marks[rank] = rng.choice([0, 0, 1, 255], case.shape).astype(np.uint8)
+            usable &= marks[rank] != 0
         value = np.where(usable, values, 0).astype(np.uint64)
         for so_far, term in zip(want, (usable, value, value * value), strict=True):
             np.add(so_far, term.astype(so_far.dtype), out=so_far)
-    there = {rank: case.windowed(c) for rank, c in codes.items()}
+    there = {rank: case.windowed(c) for rank, c in marks.items()}
     arrays = {rank: w.array for rank, w in there.items()}
     spread(device, case.engine.maps, Sums(*windows), case.window, case.got, arrays or None)
     for array, sums in zip(whole, want, strict=True):
@@ -76,7 +84,7 @@ def test_what_does_not_fit_is_refused():
     case = SampleCase(1, "axis", 6, 8, TileGrid(width=8, height=8, tile_width=8, tile_height=8))
     device, maps = case.engine.device, case.engine.maps
     sums = new_sums(device, 6, 8)
-    with pytest.raises(ValueError, match="codes of rank 0 of"):
+    with pytest.raises(ValueError, match="marks of rank 0 of"):
         spread(device, maps, sums, case.window, case.got, {0: device.empty((6, 7), np.uint8)})
     low = Sums(sums.count, device.empty((5, 8), np.uint64), sums.squares)
     with pytest.raises(ValueError, match="total of"):

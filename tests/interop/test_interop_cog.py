@@ -24,6 +24,7 @@ FOLDER = {
     "date.tif",
     "report.json",
     "stac-item.json",
+    "scenes.json",
 }
 
 

@@ -10,7 +10,7 @@ Positions are int64 with 32 fractional bits, pixel-edge convention.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property, lru_cache
@@ -29,6 +29,7 @@ HALF = 1 << 31
 NOWHERE = -(1 << 62)
 NO_KEY = np.int64(0xFFFFFFFF)
 NO_SCORE = 65535
+NOTHING = 2 * (NO_SCORE + 1)
 NO_DATE = -2147483648
 EDGE = 1e-4
 """Pixels: nearer than this to a source pixel's edge, another way to project may choose its neighbour."""
@@ -37,6 +38,46 @@ SCL_SCORES = np.full(65536, NO_SCORE, np.int64)
 SCL_SCORES[[4, 5, 6, 11]] = 0
 SCL_SCORES[7] = 1
 SCL_SCORES[[2, 3]] = 2
+
+
+@dataclass(frozen=True, eq=False)
+class MaskRule:
+    """Scores by class (unsigned bits), which count as clear, which observed nothing."""
+
+    scores: NDArray[np.int64]
+    clear: NDArray[np.bool_]
+    empty: tuple[int, ...] = (0,)
+    overviews: bool = False
+    """Read from the overview whose pixel is at most half of an output pixel, or all of it if nearest."""
+
+
+SCL = MaskRule(SCL_SCORES, SCL_SCORES == 0)
+
+
+def bit_rule(
+    judge: Callable[[int], tuple[int, bool]], n: int, empty: tuple[int, ...], *, overviews: bool = False
+) -> MaskRule:
+    """A rule asked of each of `n` values in turn; values beyond are unusable."""
+    scores, clear = np.full(65536, NO_SCORE, np.int64), np.zeros(65536, bool)
+    for value in range(n):
+        if value not in empty:
+            scores[value], clear[value] = judge(value)
+    return MaskRule(scores, clear, empty, overviews)
+
+
+def judge_fmask(v: int) -> tuple[int, bool]:
+    """HLS Fmask in the order in which the ancestor asks."""
+    bits = [bool(v >> b & 1) for b in range(8)]
+    aerosol = v >> 6
+    clear = not any(bits[:4]) and aerosol <= 1
+    if bits[1]:
+        return NO_SCORE, False
+    if bits[0] or bits[3]:
+        return 2, False
+    return int(bits[2] or aerosol >= 2 or bits[4]), clear
+
+
+FMASK = bit_rule(judge_fmask, 256, (255,), overviews=True)
 
 
 # ---- places ----
@@ -125,7 +166,15 @@ class Source:
 
 
 def is_same(grid: RefGrid, source: Source) -> bool:
-    return CRS.from_user_input(grid.crs).equals(source.crs, ignore_axis_order=True)
+    return CRS.from_user_input(grid.crs).equals(source.crs, ignore_axis_order=True) or is_twin(
+        grid, source.crs
+    )
+
+
+def is_twin(grid: RefGrid, crs: CRS) -> bool:
+    """Both are the same UTM zone, of different hemispheres: 10 000 km apart in northing, else one."""
+    codes = CRS.from_user_input(grid.crs).to_epsg() or 0, crs.to_epsg() or 0
+    return {c // 100 for c in codes} == {326, 327} and codes[0] % 100 == codes[1] % 100
 
 
 def positions(grid: RefGrid, source: Source, level: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -146,6 +195,8 @@ def places(grid: RefGrid, crs: CRS) -> tuple[NDArray[np.float64], NDArray[np.flo
     here = CRS.from_user_input(grid.crs)
     if here.equals(crs, ignore_axis_order=True):
         return x, y
+    if is_twin(grid, crs):
+        return x, y - 1e7 * (CRS.from_user_input(grid.crs).to_epsg() // 100 - crs.to_epsg() // 100)
     x, y = Transformer.from_crs(here, crs, always_xy=True).transform(x, y)
     return np.asarray(x), np.asarray(y)
 
@@ -175,9 +226,9 @@ def step(grid: RefGrid, source: Source) -> tuple[float, float]:
     return span(grid.res, 0), span(0, grid.res)
 
 
-def level_for(grid: RefGrid, source: Source) -> int:
-    """The coarsest level that is not coarser than the output, within one percent."""
-    limit = 1.01 * max(1.0, min(step(grid, source)))
+def level_for(grid: RefGrid, source: Source, share: float = 1.0) -> int:
+    """The coarsest level that is not coarser than `share` of the output, within one percent."""
+    limit = 1.01 * max(1.0, share * min(step(grid, source)))
     return max(i for i, (w, _) in enumerate(source.sizes) if source.sizes[0][0] / w <= limit)
 
 
@@ -193,12 +244,9 @@ class MaskLayer:
     """One scene's mask on the output grid; `doubtful` where the projection's last digits decide."""
 
     score: NDArray[np.int64]
+    clear: NDArray[np.bool_]
     observed: NDArray[np.bool_]
     doubtful: NDArray[np.bool_]
-
-    @property
-    def clear(self) -> NDArray[np.bool_]:
-        return self.score == 0
 
 
 def grown(flag: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
@@ -219,20 +267,23 @@ def mask_layer(
     *,
     worst: bool = True,
     grow: int = 0,
-    table: NDArray[np.int64] = SCL_SCORES,
+    rule: MaskRule = SCL,
 ) -> MaskLayer:
-    """Scores of a class mask (full resolution): the worst under each output pixel, or the nearest."""
+    """Scores of a class mask: the worst under each output pixel, or the nearest."""
     source = Source.open(path)
-    classes = source.read()
-    empty = grown(classes == 0, grow)
-    # One number that sorts as "worse": score, then unusable, then nothing observed.
-    badness = np.where(empty, NO_SCORE + 1, table[classes.astype(np.int64)])
-    x, y = positions(grid, source)
+    level = level_for(grid, source, 0.5 if worst else 1.0) if rule.overviews else 0
+    classes = source.read(level).astype(np.int64)
+    empty = np.isin(classes, rule.empty) | (classes == source.nodata)
+    classes &= 0xFFFF
+    # One number that sorts as "worse": score, the unclear of two, unusable, nothing observed.
+    badness = np.where(grown(empty, grow), NOTHING, 2 * rule.scores[classes] + ~rule.clear[classes])
+    x, y = positions(grid, source, level)
     h, w = classes.shape
     inside = (x >= 0) & (y >= 0) & (x < w * ONE) & (y < h * ONE)
     col, row = np.clip(x >> 32, 0, w - 1), np.clip(y >> 32, 0, h - 1)
     result = badness[row, col]
-    steps = step(grid, source)
+    w0, h0 = source.sizes[0]
+    steps = step(grid, source)[0] * w / w0, step(grid, source)[1] * h / h0
     box = worst and min(steps) > 1.01
     doubtful = near_edge(x) | near_edge(y)
     if box:
@@ -248,10 +299,11 @@ def mask_layer(
         result = np.where(result < 0, badness[row, col], result)
         for centre, half in ((x, half_x), (y, half_y)):
             doubtful |= near_edge(centre - half, HALF) | near_edge(centre + half, HALF)
-    result[~inside] = NO_SCORE + 1
+    result[~inside] = NOTHING
     if is_same(grid, source):
         doubtful[:] = False
-    return MaskLayer(np.minimum(result, NO_SCORE), result <= NO_SCORE, doubtful)
+    score, observed = np.minimum(result // 2, NO_SCORE), result < NOTHING
+    return MaskLayer(score, (result % 2 == 0) & (score < NO_SCORE), observed, doubtful)
 
 
 def first_centre(position: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -389,6 +441,9 @@ class RefScene:
     cloud_cover: float | None = None
     lost: Mapping[str, tuple[int, int, int, int]] = field(default_factory=dict)
     """Band -> box (row0, row1, col0, col1) of the level that is read, which cannot be read."""
+    classes: MaskRule = SCL
+    samples: BandRule | None = None
+    """Valid range and rational; by default that of Sentinel-2."""
     harmonised: bool = False
     """The producer already subtracted the offset, so 0 is a value and class 0 is grown by 5 pixels."""
 
@@ -407,6 +462,8 @@ class RefScene:
 
     @property
     def rule(self) -> BandRule:
+        if self.samples is not None:
+            return self.samples
         if self.harmonised:
             return BandRule(lo=0, ignore_tag=True)
         return BandRule(add=-self.offset)
@@ -462,7 +519,9 @@ def composite(
 
     `fill` is the least share of a chunk that an unselected scene must win; ``None``: selected only.
     """
-    made = [mask_layer(grid, s.mask, worst=worst, grow=5 if s.harmonised else 0) for s in scenes]
+    made = [
+        mask_layer(grid, s.mask, worst=worst, grow=5 if s.harmonised else 0, rule=s.classes) for s in scenes
+    ]
     clear = [int(m.clear.sum()) for m in made]
     ranks = in_order(scenes, clear, order)
     chunks = grid.chunks()

@@ -5,7 +5,8 @@ It runs in a subprocess, in a Python of its own if need be::
     python -m venv ancestor && ancestor/bin/pip install bestpixel==0.3.0 numpy
     BESTPIXEL_ANCESTOR_PYTHON=$PWD/ancestor/bin/python pytest tests/oracle/test_oracle_ancestor.py
 
-Each differing pixel must have one of its known defects under it (see benchmarks/ancestor_table.py).
+Each differing pixel must have one of its known defects under it (see benchmarks/ancestor_table.py,
+which has many more cases).
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "ancestor_table.py"
+HERE = (
+    "pc, top_k=2",
+    "earth-search, some dates cut by the swath",
+    "pc, three tiles, coverage_target=0.95",
+    "pc, two UTM zones, 20 m",
+    "hls, 20 m",
+)
 
 
 def load() -> ModuleType:
@@ -44,28 +53,61 @@ def python() -> str:
     return str(found)
 
 
-@pytest.mark.parametrize("case", table.CASES, ids=lambda c: c.name)
-def test_every_difference_has_a_known_cause(shared: Path, tmp_path: Path, python: str, case: object) -> None:
-    result = table.run_case(case, shared / "tools", python, tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ancestor")
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_difference_has_a_known_cause(folder: Path, python: str, name: str) -> None:
+    case = next(c for c in table.CASES if c.name == name)
+    result = table.run_case(case, python, folder)
     assert result.our_ids == result.ancestor_ids
     rows = {r.layer: r for r in result.rows}
     for row in result.rows:
         assert row.unexplained == 0, row
-        assert row.agree > 0.97 * row.pixels, row
-        # Sums of a 60 m band at 10 m often lie exactly between two numbers.
-        assert row.causes["FIX-16"] <= (0.015 if row.layer == "nir09" else 0) * row.pixels, row
-    assert rows["observation_count"].agree == rows["observation_count"].pixels
-    if not result.case.cut:
-        for layer in table.LAYERS:
-            assert rows[layer].agree == rows[layer].pixels
-        for band in table.BANDS:
-            assert rows[band].causes["FIX-4"] == 0
-        assert rows["red"].causes["FIX-2"] >= result.shape[1] // 2  # its last row
-    else:
-        assert rows["swir22"].causes["FIX-4"] > 0
+        # Sums of a 60 m band at 10 m, and of HLS at 20 m, often lie exactly between two numbers.
+        often = row.layer == "nir09" or case.endpoint == "hls"
+        assert row.causes["FIX-16"] <= 0.03 * row.pixels * often, row
+        if case.archive != "zones":
+            assert row.agree > 0.95 * row.pixels, row
+    if case.endpoint != "earth-search":
+        assert rows["observation_count"].agree == rows["observation_count"].pixels
+    # What the case is about is there.
+    there = {"cut": "FIX-4", "row": "FIX-2", "zones": "FIX-3", "hls": "FIX-31"}[case.archive]
+    assert any(row.causes[there] for row in result.rows)
+
+
+def test_a_slip_of_three_is_told_wherever_it_happens(
+    folder: Path, python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all pixels differ for a reason: both numbers must be the models'."""
+    right, rng, slips = table.run_ours, np.random.default_rng(1), {}
+
+    def slipped(*args: Any) -> dict[str, Any]:
+        made = dict(right(*args))
+        bands = {name: np.array(a) for name, a in made["bands"].items()}
+        for name, a in bands.items():
+            slips[name] = rng.random(a.shape) < 0.01
+            a[slips[name]] += np.uint16(3)
+        return made | {"bands": bands}
+
+    monkeypatch.setattr(table, "run_ours", slipped)
+    case = next(c for c in table.CASES if c.name == "pc, two UTM zones, 20 m")
+    for row in table.run_case(case, python, folder).rows[len(table.LAYERS) :]:
+        assert row.unexplained > 0.95 * slips[row.layer].sum(), row
 
 
 def test_a_difference_without_a_cause_is_told() -> None:
     old, new = np.array([[1, 2, 3]]), np.array([[1, 9, 9]])
     row = table.explain("x", old, new, {"FIX-4": np.array([[True, True, False]])})
     assert (row.agree, row.causes["FIX-4"], row.unexplained) == (1, 1, 1)
+
+
+def test_the_ancestors_own_defect_is_no_excuse_for_another_difference() -> None:
+    """Where the cured ancestor differs, what is left against it must have a reason too."""
+    case = next(c for c in table.CASES if c.cure)
+    before, after, new = (np.array(v) for v in ([1, 1, 1, 1], [1, 2, 2, 2], [1, 2, 5, 5]))
+    reasons = {"FIX-2": np.array([False, False, True, False])}
+    row = table.explain("x", before, new, table.cured_or_reasons(case, before, after, new, reasons))
+    assert (row.agree, row.causes[case.cure[0]], row.causes["FIX-2"], row.unexplained) == (1, 2, 0, 1)

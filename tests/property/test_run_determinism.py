@@ -28,6 +28,7 @@ from bestpixel_gpu import explain
 from bestpixel_gpu.compositing import painting, setup
 from bestpixel_gpu.compositing import run as the_run
 from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.engines.cpu.engine import CpuEngine
 from bestpixel_gpu.errors import MemoryLimitError
 from bestpixel_gpu.plan.memory import Budget
 from bestpixel_gpu.transfer.reader import Reader
@@ -64,13 +65,13 @@ def test_threads(server: Any, want: Any, threads: int) -> None:
 @pytest.mark.parametrize("across", [1, 2, 3])
 def test_blocks(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch, across: int) -> None:
     seen = []
-    real = the_run.block_windows
+    real = painting.block_windows
 
     def spy(rows: Any, cols: Any, n: int) -> Any:
         seen.append(n)
         return real(rows, cols, n)
 
-    monkeypatch.setattr(the_run, "block_windows", spy)
+    monkeypatch.setattr(painting, "block_windows", spy)
     monkeypatch.setattr(setup, "Session", partial(Session, block_cols=across))
     assert_same(run(server, **SEAM), want)
     assert seen == [across]
@@ -80,7 +81,7 @@ def test_a_memory_limit_that_forces_column_strips(
     server: Any, want: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    real = the_run.block_windows
+    real = painting.block_windows
 
     def spy(rows: Any, cols: Any, across: int) -> Any:
         widths.append(across)
@@ -99,7 +100,7 @@ def test_a_memory_limit_that_forces_column_strips(
                 low, high = (low, limit) if len(widths) == 1 else (limit, high)
         return high
 
-    monkeypatch.setattr(the_run, "block_windows", spy)
+    monkeypatch.setattr(painting, "block_windows", spy)
     allow(monkeypatch, **LEAST)
     monkeypatch.setattr(the_run, "ranking_bytes", lambda *_: 0)  # so that tiles decide what is needed
     limit = least_for_whole_rows() - 8192
@@ -136,7 +137,7 @@ def test_small_shares_of_memory(server: Any, want: Any, monkeypatch: pytest.Monk
 def test_tiny_pools(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No slot beyond those the plan cannot do without."""
     allow(monkeypatch, **LEAST)
-    monkeypatch.setattr(painting, "LOOKAHEAD_BYTES", 0)
+    monkeypatch.setattr(CpuEngine, "lookahead", 0)
     assert_same(run(server, **SEAM), want)
 
 

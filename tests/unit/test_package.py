@@ -15,6 +15,7 @@ ROOT = Path(bestpixel_gpu.__file__).parent
 # Higher rooms may import lower ones; rooms in one row do not know each other.
 ROOMS = [
     {"cli"},
+    {"series"},
     {"api"},
     {"compositing"},
     {"result"},

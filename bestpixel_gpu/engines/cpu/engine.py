@@ -20,13 +20,17 @@ from bestpixel_gpu.engines.contract import (
     Pool,
     RankState,
     ScoreRaster,
+    Sums,
+    Surround,
     TapGeometry,
     TapSource,
     Ticket,
     TileGrid,
+    ValueState,
     Window,
 )
 from bestpixel_gpu.engines.cpu import keys as key_kernels
+from bestpixel_gpu.engines.cpu import values
 from bestpixel_gpu.engines.cpu.classify import classify
 from bestpixel_gpu.engines.cpu.codes import resample
 from bestpixel_gpu.engines.cpu.decode import Decoder
@@ -34,6 +38,8 @@ from bestpixel_gpu.engines.cpu.memory import default_budget, give_back
 from bestpixel_gpu.engines.cpu.owners import owners
 from bestpixel_gpu.engines.cpu.paint import CpuPool, paint
 from bestpixel_gpu.engines.cpu.rank import rank, statistics
+from bestpixel_gpu.engines.cpu.spread import spread
+from bestpixel_gpu.engines.cpu.surround import surround
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 LARGE_POOL = 64 << 20
@@ -132,6 +138,10 @@ class CpuEngine:
         """Decode mask tiles and map them to score codes over `window` of the mask raster."""
         return classify(self._decoder, tiles, grid, window, table, nodata, grow)
 
+    def surround(self, mask: ScoreRaster, rule: Surround) -> None:
+        """Change the raster's codes where they are marked, or near marked codes of its window."""
+        surround(mask.data, rule)
+
     def resample(
         self, mask: ScoreRaster, positions: PixelMap, window: Window, *, footprint: Footprint | None = None
     ) -> ScoreRaster:
@@ -194,6 +204,20 @@ class CpuEngine:
         """A copy of the winners, -1 where not marked."""
         return key_kernels.only(winners, where)
 
+    def rivals(self, keys: Any, own: Any, shift: int) -> Any:
+        """Marks where a scene's own key agrees with `keys` above the lowest `shift` bits."""
+        return values.rivals(keys, own, shift)
+
+    def rank_values(
+        self, best: ValueState, keys: Any, rank: int, low: Any, high: Any, floor: ValueState | None = None
+    ) -> None:
+        """The values of one scene compete: `best` keeps the observation that comes first."""
+        values.rank_values(best, keys, rank, low, high, floor)
+
+    def exhausted(self, keys: Any, best: Any) -> Any | None:
+        """The last key of the same score and selection, where `keys` has one and `best` has none."""
+        return values.exhausted(keys, best)
+
     def owners(
         self, window: Window, winners: Any, geometries: Mapping[int, TapGeometry]
     ) -> dict[int, NDArray[np.int64]]:
@@ -203,6 +227,12 @@ class CpuEngine:
     def paint(self, target: Any, window: Window, winners: Any, sources: Mapping[int, TapSource]) -> int:
         """Write the winners' samples into `target`; returns how many pixels became nodata."""
         return paint(target, window, winners, sources)
+
+    def spread(
+        self, sums: Sums, window: Window, sources: Mapping[int, TapSource], marks: Mapping[int, Any]
+    ) -> None:
+        """Add the values of some scenes, where they are marked, to the sums of `window`."""
+        spread(sums, window, sources, marks)
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """The array itself."""

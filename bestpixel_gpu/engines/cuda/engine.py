@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,16 @@ from bestpixel_gpu.engines.contract import (
     Pool,
     RankState,
     ScoreRaster,
+    Sums,
+    Surround,
     TapGeometry,
     TapSource,
     TileGrid,
+    ValueState,
     Window,
 )
 from bestpixel_gpu.engines.cuda import keys as key_kernels
-from bestpixel_gpu.engines.cuda import masks
+from bestpixel_gpu.engines.cuda import masks, values
 from bestpixel_gpu.engines.cuda.device import Device
 from bestpixel_gpu.engines.cuda.loading import (
     GATHER_SECONDS,
@@ -41,7 +44,10 @@ from bestpixel_gpu.engines.cuda.owners import owners
 from bestpixel_gpu.engines.cuda.paint import failures, start_painting
 from bestpixel_gpu.engines.cuda.pool import CudaPool
 from bestpixel_gpu.engines.cuda.positions import Maps
+from bestpixel_gpu.engines.cuda.spread import spread
+from bestpixel_gpu.engines.cuda.surround import surround
 from bestpixel_gpu.engines.cuda.tables import Tables
+from bestpixel_gpu.engines.cuda.toa import correct_toa
 from bestpixel_gpu.errors import DeviceError, InputError
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
@@ -201,6 +207,10 @@ class CudaEngine:
         raster = masks.classify(self._device, self._tables, decoded, grid, window, table, nodata, grow)
         return raster, status
 
+    def surround(self, mask: ScoreRaster, rule: Surround) -> None:
+        """Change the raster's codes where they are marked, or near marked codes of its window."""
+        surround(self._device, mask.data, rule)
+
     def resample(
         self, mask: ScoreRaster, positions: PixelMap, window: Window, *, footprint: Footprint | None = None
     ) -> ScoreRaster:
@@ -268,6 +278,20 @@ class CudaEngine:
         """A copy of the winners, -1 where not marked."""
         return key_kernels.only(self._device, winners, where)
 
+    def rivals(self, keys: Any, own: Any, shift: int) -> Any:
+        """Marks where a scene's own key agrees with `keys` above the lowest `shift` bits."""
+        return values.rivals(self._device, keys, own, shift)
+
+    def rank_values(
+        self, best: ValueState, keys: Any, rank: int, low: Any, high: Any, floor: ValueState | None = None
+    ) -> None:
+        """The values of one scene compete: `best` keeps the observation that comes first."""
+        values.rank_values(self._device, best, keys, rank, low, high, floor)
+
+    def exhausted(self, keys: Any, best: Any) -> Any | None:
+        """The last key of the same score and selection, where `keys` has one and `best` has none."""
+        return values.exhausted(self._device, keys, best)
+
     def owners(
         self, window: Window, winners: Any, geometries: Mapping[int, TapGeometry]
     ) -> dict[int, NDArray[np.int64]]:
@@ -276,15 +300,22 @@ class CudaEngine:
 
     def paint(self, target: Any, window: Window, winners: Any, sources: Mapping[int, TapSource]) -> int:
         """Write the winners' samples into `target`; returns how many pixels became nodata."""
-        pools: dict[int, CudaPool] = {}
-        for source in sources.values():
-            assert isinstance(source.pool, CudaPool)
-            pools[id(source.pool)] = source.pool
-            source.pool.before_reading(source.slots)
-        count = start_painting(self._device, self._maps, target, window, winners, sources)
-        for pool in pools.values():
-            pool.after_reading()
+        with _reading(sources):
+            count = start_painting(self._device, self._maps, target, window, winners, sources)
         return failures(self._device, count)
+
+    def spread(
+        self, sums: Sums, window: Window, sources: Mapping[int, TapSource], marks: Mapping[int, Any]
+    ) -> None:
+        """Add the values of some scenes, where they are marked, to the sums of `window`."""
+        with _reading(sources):
+            spread(self._device, self._maps, sums, window, sources, marks)
+
+    def correct_toa(self, toa: Any, coefficients: NDArray[np.float32]) -> Any:
+        """Surface reflectance of a CuPy array; see :func:`bestpixel_gpu.correct_toa`."""
+        out = correct_toa(self._device, toa, coefficients)
+        self._device.synchronize()  # whoever asked for it works on another stream
+        return out
 
     def synchronize(self) -> None:
         """Wait until the device has done everything, loads that nobody waited for included."""
@@ -316,3 +347,16 @@ class CudaEngine:
         self._loader.close()
         with suppress(DeviceError):
             self.release_memory()
+
+
+@contextmanager
+def _reading(sources: Mapping[int, TapSource]) -> Iterator[None]:
+    """Work on the main stream that reads the slots of some sources: after their loads, before later ones."""
+    pools: dict[int, CudaPool] = {}
+    for source in sources.values():
+        assert isinstance(source.pool, CudaPool)
+        pools[id(source.pool)] = source.pool
+        source.pool.before_reading(source.slots)
+    yield
+    for pool in pools.values():
+        pool.after_reading()

@@ -20,7 +20,7 @@ _MAP = ("x", "y", "log2_step", "row0", "col0", "node_cols")
 _SIZES = ("width", "height", "tile_width", "tile_height", "across")
 _FIELDS = (
     *(*_MAP, "pool", "step", "tiles", *_SIZES, "by_width", "by_height", "bilinear", "margin"),
-    *("lo", "hi", "nodata", "mul", "add", "div", "quick", "codes", "codes_pitch"),
+    *("lo", "hi", "nodata", "mul", "add", "div", "quick", "marks", "marks_pitch"),
 )
 SOURCE = np.dtype([(name, np.int64) for name in _FIELDS])
 """``struct Source``."""
@@ -74,17 +74,17 @@ def by_type(sources: Mapping[int, TapSource]) -> dict[str, dict[int, TapSource]]
 
 
 def upload_sources(
-    device: Device, maps: Maps, sources: Mapping[int, TapSource], codes: Mapping[int, Any] | None = None
+    device: Device, maps: Maps, sources: Mapping[int, TapSource], marks: Mapping[int, Any] | None = None
 ) -> Sources:
-    """Sources ready to be sampled; `codes` by rank are score codes at the window's pixels."""
+    """Sources ready to be sampled; `marks` by rank tell at which of the window's pixels sums take them."""
     table = np.zeros(len(sources), SOURCE)
     first = _first_tiles([source.geometry for source in sources.values()])
     for entry, tiles, (rank, source) in zip(table, first, sources.items(), strict=False):
         margin = ERODED if source.rule.erode else 0
         _describe(entry, maps, source.geometry, int(tiles), source.rule.bilinear, margin)
         _add_samples(entry, device, source)
-        if codes is not None and rank in codes:
-            entry["codes"], entry["codes_pitch"] = device.address(codes[rank]), pitch(codes[rank])
+        if marks is not None and rank in marks:
+            entry["marks"], entry["marks_pitch"] = device.address(marks[rank]), pitch(marks[rank])
     slots = np.concatenate([np.asarray(source.slots, np.int32) for source in sources.values()])
     if len(slots) != first[-1]:
         raise ValueError(f"{len(slots)} slots for {first[-1]} tiles")

@@ -10,7 +10,8 @@ import pystac
 import pytest
 
 from bestpixel_gpu.catalog.hrefs import absolute_href, check_href, is_local
-from bestpixel_gpu.catalog.items import SkipItem, item_dicts, scene_of, tile_code
+from bestpixel_gpu.catalog.items import SkipItem, item_dicts, scene_of
+from bestpixel_gpu.catalog.places import tile_code
 from bestpixel_gpu.catalog.providers import ES_S2, PC_S2, UNKNOWN_PROFILES, resolve_endpoint
 from bestpixel_gpu.errors import CatalogError, InputError
 
@@ -98,7 +99,7 @@ def test_keys_in_either_case_and_by_the_name_of_the_band() -> None:
         (make(properties={"datetime": None}), "datetime"),
         (make(properties={"datetime": "soon"}), "datetime"),
         (make(assets=None), "no assets"),
-        (make(assets={}, collection="other"), "'other' is not in this version"),
+        (make(assets={}, collection="other"), "'other' is not known"),
     ],
 )
 def test_no_candidates_say_why(item: Any, says: str) -> None:
@@ -206,7 +207,9 @@ def test_items_of_a_search_are_checked_and_those_of_the_caller_are_trusted() -> 
         ("x", {"s2:mgrs_tile": "31TCJ", "grid:code": "MGRS-32TLQ"}, "31TCJ"),
         ("x", {"mgrs:tile": "06VVN"}, "06VVN"),
         ("x", {"grid:code": "MGRS-1KAB"}, "01KAB"),
-        ("x", {"grid:code": "WRS2-033032"}, ""),
+        ("x", {"grid:code": "WRS2-033032"}, "033032"),
+        ("x", {"landsat:wrs_path": "90", "landsat:wrs_row": "091"}, "090091"),
+        ("x", {"landsat:wrs_path": "090"}, ""),
         ("x", {"mgrs:utm_zone": 1, "mgrs:latitude_band": "K", "mgrs:grid_square": "AB"}, "01KAB"),
         (
             "x",

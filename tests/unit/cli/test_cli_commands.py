@@ -52,7 +52,7 @@ def run(*args):
     return runner.invoke(app, list(args))
 
 
-@pytest.mark.parametrize("command", [[], ["composite"], ["explain"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["composite"], ["explain"], ["monthly"], ["series"], ["demo"]])
 def test_help_exists(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -71,7 +71,7 @@ def test_every_flag_of_spx_build_and_of_the_api_is_there():
         assert f"--{flag}" in shown
     from bestpixel_gpu.api import build_composite
 
-    not_words = {"progress", "like", "geobox", "output_crs", "windowed_fetch", "emit_uncertainty"}
+    not_words = {"progress", "like", "geobox"}
     for name in set(inspect.signature(build_composite).parameters) - not_words:
         assert f"--{name.replace('_', '-')}" in shown
 
@@ -110,7 +110,9 @@ def test_options_become_arguments(call, tmp_path):
         "--top-k all --fill true --order nearest:2024-07-15 --max-cloud-cover 100 --offset 1000 "
         "--coverage-target 0.9 --min-k 1 --max-k 5 --crs EPSG:3857 --resampling nearest "
         "--mask-resampling nearest --device cpu --inflate safe --threads 2 --memory-limit 1.5GiB "
-        "--concurrency 8 --timeout 60 --errors raise --max-failed 0 --scout-factor 4"
+        "--concurrency 8 --timeout 60 --errors raise --max-failed 0 --scout-factor 4 "
+        "--output-crs utm --band-quality --rule first --cloud-buffer 90 "
+        "--windowed-fetch --emit-uncertainty"
     )
     result = run(*BASE, *words.split(), "--items", str(items), "--disk-cache", str(tmp_path), "--no-write")
     assert result.exit_code == 0, result.output
@@ -131,6 +133,12 @@ def test_options_become_arguments(call, tmp_path):
         "min_k": 1,
         "max_k": 5,
         "crs": "EPSG:3857",
+        "output_crs": "utm",
+        "band_quality": True,
+        "rule": "first",
+        "cloud_buffer": 90.0,
+        "windowed_fetch": True,
+        "emit_uncertainty": True,
         "resampling": "nearest",
         "mask_resampling": "nearest",
         "device": "cpu",

@@ -354,6 +354,18 @@ def test_arguments_by_position_as_the_ancestor_takes_them(server: Any) -> None:
     assert_same(build_composite(*head, 2, 90.0, 64, **call), run(server, tile=SOUTH, top_k=2))
 
 
+def test_the_ancestors_adaptive_selection_composes_the_oldest_first(server: Any) -> None:
+    """FIX-17: its fixed one composes the clearest first."""
+    call = {"tile": SOUTH, "order": "ancestor", "fill": False}
+    old = run(server, **call, coverage_target=0.5, min_k=8)
+    fixed = run(server, **call, top_k=8)
+    assert set(old.source_ids) == set(fixed.source_ids)
+    days = [i.split("_")[2] for i in old.source_ids]
+    assert days == sorted(days)
+    assert old.source_ids != fixed.source_ids
+    assert len(run(server, **call, coverage_target=0.01, min_k=1).source_ids) == 1
+
+
 @pytest.mark.parametrize("twin", [build_composite, explain])
 def test_the_time_limit(server: Any, twin: Any) -> None:
     server.reset(latency_ms=400)
@@ -391,7 +403,8 @@ def test_a_cancelled_task_leaves_nothing_behind(server: Any, want: Any) -> None:
         {"bbox": (6, 44, 5.9, 45)}, {"bbox": (5.9, 44.2, 5.91)}, {"resolution": 0}, {"resolution": "10m"},
         {"top_k": 0}, {"datetime": "July"}, {"datetime": "2024-08-01/2024-07-01"}, {"fill": 1.5},
         {"endpoint": "nowhere"}, {"resampling": "cubic"}, {"errors": "ignore"}, {"memory_limit": 5},
-        {"emit_uncertainty": True}, {"bands": []}, {"max_failed": -0.1}, {"threads": 0}, {"device": "tpu"},
+        {"emit_uncertainty": "yes"}, {"rule": "best"}, {"cloud_buffer": -5}, {"windowed_fetch": 1},
+        {"bands": []}, {"max_failed": -0.1}, {"threads": 0}, {"device": "tpu"},
     ],
 )  # fmt: skip
 def test_bad_arguments_cost_no_request(server: Any, bad: dict[str, Any]) -> None:

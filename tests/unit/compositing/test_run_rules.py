@@ -1,43 +1,29 @@
 """The pixel rules in whole runs, against the archive's own files read by tifffile.
 
 At 20 m on the masks' own grid every output pixel is one mask pixel and one pixel of a 20 m band, so
-the rules are a few lines of NumPy: no resampling, no positions.
+the rules are a few lines of NumPy: no resampling, no positions (`tests/stack.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date, datetime
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from numpy.typing import NDArray
-from picks import by_hand
+from stack import CHUNK, PLAIN, Stack, assert_as_by_hand, small_country, stack_of
 from whole_run import SOUTH, assert_same, file_of, item_of, run, winners
 
 from bestpixel_gpu.compositing import setup
 from bestpixel_gpu.errors import NoScenesError
 from bestpixel_gpu.geo.grid import chunk_edges
 
-SCORE = np.full(256, 65535)
-SCORE[[4, 5, 6, 11]], SCORE[7], SCORE[[2, 3]] = 0, 1, 2
-CHUNK = 40
-PLAIN: dict[str, Any] = {"tile": "31TCJ", "resolution": 20, "bands": ["swir16"], "max_cloud_cover": 100}
-
 
 @pytest.fixture(scope="module")
 def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One tile, seven dates: a duplicate, a split strip, two edges of swaths, two baselines."""
-    from bestpixel_gpu.simulate import ArchiveSpec, build, serve
-
-    spec = ArchiveSpec(
-        tiles=1, seam=False, south=False, dates=7, bands=("red", "swir16"), cut_dates=(2, 5),
-        cover=(0.50, 0.45, 0.40, 0.55, 0.35, 0.60, 0.65), dialects=("pc",),
-    )  # fmt: skip
-    with serve(build(spec, tmp_path_factory.mktemp("country"))) as local:
+    with small_country(tmp_path_factory.mktemp("country")) as local:
         yield local
 
 
@@ -47,109 +33,9 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "chunk_edges", lambda origin, n: chunk_edges(origin, n, CHUNK))
 
 
-class Stack:
-    """All scenes of the country over one grid, by the files."""
-
-    def __init__(self, server: Any, grid: Any, items: list[dict[str, Any]]) -> None:
-        self.items = items
-        self.ids = [i["id"] for i in items]
-        self.when = [datetime.fromisoformat(i["properties"]["datetime"]) for i in items]
-        self.cloud = [i["properties"]["eo:cloud_cover"] for i in items]
-        self.grid = grid
-        x0, y0 = (items[0]["assets"]["SCL"]["proj:transform"][k] for k in (2, 5))
-        self.at = round((y0 - grid.top) / 20), round((grid.left - x0) / 20)
-        self.scl = np.array([self.window(server, i, "SCL") for i in items])
-        raw = np.array([self.window(server, i, "B11") for i in items]).astype(np.int64)
-        offset = [1000 * (float(i["properties"]["s2:processing_baseline"]) >= 4) for i in items]
-        self.ok = (raw >= 1) & (raw <= 32767)
-        self.value = np.clip(raw - np.array(offset)[:, None, None], 0, 65534)
-        self.score = SCORE[self.scl]
-
-    def window(self, server: Any, item: dict[str, Any], asset: str) -> NDArray[Any]:
-        data = tifffile.imread(file_of(server, item, asset), key=0)
-        r, c = self.at
-        h, w = self.grid.shape
-        out = np.zeros((h, w), data.dtype)
-        rows, cols = slice(max(r, 0), min(r + h, len(data))), slice(max(c, 0), min(c + w, data.shape[1]))
-        out[rows.start - r : rows.stop - r, cols.start - c : cols.stop - c] = data[rows, cols]
-        return out
-
-    def chunks(self) -> list[tuple[slice, slice]]:
-        corners = (self.grid.row0, self.grid.height), (self.grid.col0, self.grid.width)
-        rows, cols = ([slice(a, b) for a, b in pairwise(chunk_edges(*c, CHUNK))] for c in corners)
-        return [(r, c) for r in rows for c in cols]
-
-    def rank(self, order: str) -> list[int]:
-        clear = (self.score == 0).sum(axis=(1, 2))
-        age = [w.timestamp() for w in self.when]
-        keys = {
-            "clearest": lambda i: (-clear[i], -age[i], self.ids[i]),
-            "cloud_cover": lambda i: (np.floor(self.cloud[i] + 0.5), -age[i], self.ids[i]),
-            "newest": lambda i: (-age[i], self.ids[i]),
-            "oldest": lambda i: (age[i], self.ids[i]),
-            "nearest:2024-07-14": lambda i: (
-                abs(age[i] - datetime.fromisoformat("2024-07-14T00:00:00+00:00").timestamp()),
-                age[i],
-                self.ids[i],
-            ),
-        }
-        return sorted(range(len(self.ids)), key=keys[order])
-
-    def selected(self, order: list[int], top_k: int | None) -> set[int]:
-        return by_hand(self.score == 0, self.scl != 0, order, self.chunks(), top_k)
-
-    def composite(self, order: str, top_k: int | None, fill: float | None) -> dict[str, NDArray[Any]]:
-        """Everything a run should give; `fill` None: selected scenes only."""
-        ranks = self.rank(order)
-        picked = self.selected(ranks, top_k)
-        ranks = [i for i in ranks if fill is not None or i in picked]
-        key = np.full((len(ranks), *self.grid.shape), 1 << 40)
-        for place, i in enumerate(ranks):
-            usable = self.score[i] < 65535
-            key[place][usable] = (self.score[i] * 2 + (i not in picked))[usable] * 1000 + place
-        if fill:
-            for r, c in self.chunks():
-                best = key[:, r, c].argmin(axis=0)
-                best[key[:, r, c].min(axis=0) == 1 << 40] = -1
-                for place, i in enumerate(ranks):
-                    if i not in picked and 0 < (best == place).sum() < fill * best.size:
-                        key[place][r, c] = 1 << 40
-        key[~self.ok[ranks]] = 1 << 40
-        best, none = key.argmin(axis=0), key.min(axis=0) == 1 << 40
-        day = [(w.date() - date(1970, 1, 1)).days for w in self.when]
-        names = np.array([self.ids[i] for i in ranks], dtype=object)
-        pick = np.array(ranks)[best]
-        rows, cols = np.indices(self.grid.shape)
-        return {
-            "winner": np.where(none, "", names[best]),
-            "quality": np.where(none, 65535, self.score[pick, rows, cols]),
-            "date": np.where(none, -2147483648, np.array(day)[pick]),
-            "swir16": np.where(none, 65535, self.value[pick, rows, cols]),
-            "observation_count": (self.score[ranks] < 65535).sum(axis=0),
-            "ids": np.array(names),
-        }
-
-
 @pytest.fixture(scope="module")
 def stack(country: Any) -> Stack:
-    composite = run(country, **PLAIN)
-    older = [s.id for s in composite.report.scenes if s.status == "dropped"]
-    assert len(older) == 1, "the duplicate of an older baseline"
-    return Stack(country, composite.grid, [i for i in country.items("pc") if i["id"] not in older])
-
-
-def assert_as_by_hand(got: Any, want: dict[str, NDArray[Any]]) -> None:
-    assert got.source_ids == want["ids"].tolist()
-    pairs = {
-        "observation_count": got.observation_count,
-        "quality": got.quality,
-        "winner": winners(got),
-        "date": got.date,
-        "swir16": got.bands["swir16"],
-    }
-    for name, layer in pairs.items():
-        differ = int((np.asarray(layer) != want[name]).sum())
-        assert not differ, f"{name}: {differ} of {layer.size} pixels differ"
+    return stack_of(country)
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from bestpixel_gpu.errors import InputError
-from bestpixel_gpu.geo.grid import chunk_edges, grid_in, grid_of_geobox, native_grid, outline_lonlat
+from bestpixel_gpu.geo.crs import SINUSOIDAL
+from bestpixel_gpu.geo.grid import (
+    MODIS_PIXEL,
+    chunk_edges,
+    grid_in,
+    grid_of_geobox,
+    native_grid,
+    outline_lonlat,
+)
 
 
 def test_grid_dict_has_the_ancestors_keys() -> None:
@@ -29,6 +37,22 @@ def test_crossing_180_degrees_takes_the_wrapped_middle() -> None:
     assert grid.width * 100 < 120_000
     west, _, east, _ = outline_lonlat(grid)
     assert west > 179 > -179 > east
+
+
+def test_grids_of_the_archives() -> None:
+    box = (106.78, -6.22, 106.90, -6.10)
+    assert native_grid(box, 30.0, "utm-north").crs == "EPSG:32648"
+    assert native_grid(box, 30.0).crs == "EPSG:32748"
+    landsat = native_grid(box, 60.0, "utm-north", 15.0)
+    assert {v % 60 for v in landsat.bounds} == {15.0}
+    assert landsat.bounds[0] <= native_grid(box, 1.0, "utm-north").bounds[0]
+    modis = native_grid(box, MODIS_PIXEL, "sinusoidal")
+    assert (modis.crs, modis.as_dict()["epsg"], modis.as_dict()["proj4"]) == (SINUSOIDAL, 0, SINUSOIDAL)
+    tile_x, tile_y = -20015109.354 + 28 * 1111950.519667, 10007554.677 - 9 * 1111950.519667  # h28v09
+    for value, edge in ((modis.left, tile_x), (modis.top, tile_y)):
+        assert (value - edge) / MODIS_PIXEL == pytest.approx(round((value - edge) / MODIS_PIXEL), abs=1e-6)
+    with pytest.raises(InputError, match="torn"):
+        native_grid((179.9, -17.0, -179.9, -16.9), 500.0, "sinusoidal")
 
 
 def test_geobox_keeps_its_own_origin() -> None:

@@ -103,3 +103,21 @@ def test_source_window_holds_every_position() -> None:
     else:
         r0, r1, c0, c1 = box
         assert ((row[inside] >= r0) & (row[inside] < r1) & (col[inside] >= c0) & (col[inside] < c1)).all()
+
+
+def test_the_two_hemispheres_of_a_utm_zone_share_every_position() -> None:
+    """Northings 10 000 km apart are one projection: tables, not a lattice, and the same to the bit."""
+    from bestpixel_gpu.geo.crs import northing_shift
+
+    grid = Grid("EPSG:32733", 0.0, 0.0, 21600, -370000, 20.0, 20.0, 300, 200)
+    frame = RasterFrame("EPSG:32633", 431970.0, -2599950.0, 30.0, 30.0, 400, 300)
+    own = RasterFrame("EPSG:32733", 431970.0, 7400050.0, 30.0, 30.0, 400, 300)
+    got, want = (Projector(grid).map_to(f, 400, 300) for f in (frame, own))
+    assert isinstance(got, AxisMap)
+    np.testing.assert_array_equal(got.x, want.x)
+    np.testing.assert_array_equal(got.y, want.y)
+    assert Projector(grid).step(frame) == Projector(grid).step(own)
+    assert northing_shift("EPSG:32633", "EPSG:32733") == -northing_shift("EPSG:32733", "EPSG:32633") == 1e7
+    for other in ("EPSG:32633", "EPSG:32634", "EPSG:32661", "EPSG:3035", "+proj=utm +zone=33"):
+        assert northing_shift("EPSG:32633", other) is None
+        assert northing_shift(other, "EPSG:32633") is None

@@ -136,6 +136,7 @@ def test_clearest_is_clear_over_all_pixels_so_a_sliver_cannot_win() -> None:
     [
         ("newest", ["c", "b", "a"]),
         ("oldest", ["a", "b", "c"]),
+        ("ancestor", ["a", "b", "c"]),  # of its adaptive selection
         ("cloud_cover", ["b", "c", "a"]),
         ("nearest:2024-07-02", ["b", "a", "c"]),
         (lambda s: -s.when.day, ["c", "b", "a"]),

@@ -38,7 +38,7 @@ def test_json_keeps_every_field_and_the_counts():
         }
     ]
     assert back["request"] == {"bbox": [6.0, 44.0, 6.1, 44.1], "top_k": 3}
-    assert set(Report.__slots__) | {"counts"} == set(back)
+    assert set(Report.__slots__) | {"counts", "extra_reads"} == set(back)
 
 
 def test_a_scene_is_found_by_id_and_the_used_one_before_its_twin():

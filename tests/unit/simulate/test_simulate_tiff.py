@@ -13,6 +13,7 @@ from rio_cogeo import cog_validate
 
 from bestpixel_gpu.simulate.tiff import CogLayout, GeoReference, encode_cog, pack_bits, write_cog
 
+SINUSOIDAL = GeoReference(0, 1600 * 463.3127165279167, 5050108.61, 463.3127165279167)
 WHERE = GeoReference(32731, 300000.0, 7400020.0, 20.0)
 LAYOUTS = {
     "pc": CogLayout(block=128, overview_block=128, bits=15),
@@ -127,3 +128,30 @@ def test_packed_bits_are_most_significant_first(bits):
     for row, numbers in zip(packed, a, strict=True):
         text = "".join(f"{v:0{bits}b}" for v in numbers)
         assert "".join(f"{b:08b}" for b in row) == text.ljust(8 * len(row), "0")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill"), [("int16", -9999), ("int16", 32767), ("uint8", 255), ("uint16", 1)]
+)
+@pytest.mark.parametrize("predictor", [1, 2])
+def test_other_types_and_fills_and_the_grid_of_modis(dtype, fill, predictor, tmp_path):
+    """Signed samples, any fill, user-defined keys; averages leave the fill out."""
+    info = np.iinfo(dtype)
+    a = np.random.default_rng(4).integers(info.min, info.max, (90, 70), endpoint=True).astype(dtype)
+    a[:30, :20] = fill
+    layout = CogLayout(
+        block=64, overview_block=32, bits=info.bits, predictor=predictor, fixed_levels=2, fill=fill
+    )
+    path = tmp_path / "a.tif"
+    write_cog(path, a, SINUSOIDAL, layout)
+    with rasterio.open(path) as r:
+        np.testing.assert_array_equal(r.read(1), a)
+        assert (r.nodata, r.dtypes[0], r.overviews(1)) == (fill, dtype, [2, 4])
+        found = r.crs.to_dict()
+        assert (found["proj"], found["R"]) == ("sinu", 6371007.181)
+        assert r.transform[:6] == (SINUSOIDAL.metres, 0, SINUSOIDAL.x, 0, -SINUSOIDAL.metres, SINUSOIDAL.y)
+    with rasterio.open(path, overview_level=0) as r:
+        half = r.read(1).astype(float)
+    assert (half[:15, :10] == fill).all()
+    four = np.ma.masked_equal(a.reshape(45, 2, 35, 2).astype(float), fill).mean(axis=(1, 3))
+    assert np.abs(half - four.filled(fill)).max() <= 0.5

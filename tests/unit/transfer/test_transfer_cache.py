@@ -1,15 +1,13 @@
-"""Caches: bounds, age, damage, unusable folders."""
+"""Headers in memory: bounds, threads, names."""
 
 from __future__ import annotations
 
-import os
 import threading
-import warnings
 
 import pytest
 
-from bestpixel_gpu.errors import BestPixelWarning
-from bestpixel_gpu.transfer.cache import DiskCache, Header, HeaderCache
+from bestpixel_gpu.transfer.addresses import locate
+from bestpixel_gpu.transfer.cache import Header, HeaderCache, cache_key, holds_token
 
 
 def test_memory_keeps_the_most_recently_used_within_its_bytes():
@@ -64,117 +62,36 @@ def test_whether_a_header_serves(size, total, wanted, serves):
     assert Header(b"x" * size, total).serves(wanted) is serves
 
 
-def test_disk_returns_what_was_put(tmp_path):
-    cache = DiskCache(tmp_path / "new" / "folder")
-    assert cache.get("search", "k") is None
-    cache.put("search", "k", [{"id": "é"}, 1.5])
-    cache.put("search", "other", [])
-    assert cache.get("search", "k") == [{"id": "é"}, 1.5]
-    assert cache.get("search", "other") == []
-    assert cache.get("scout", "k", max_age_s=60) is None
-    header = Header(bytes(range(256)) + b"\n\n", None)
-    cache.put_header("k", header)
-    assert DiskCache(cache.root).get_header("k") == header
-    cache.drop_header("k")
-    cache.drop_header("k")
-    assert cache.get_header("k") is None
-
-
-def test_disk_names_hide_the_key_and_nothing_half_written_stays(tmp_path):
-    cache = DiskCache(tmp_path)
-    cache.put("search", "https://a.test/secret", 1)
-    cache.put_header("https://a.test/secret", Header(b"II*\0", 4))
-    files = [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert sorted(p.suffix for p in files) == [".bin", ".json"]
-    assert all(len(p.stem) == 40 and b"secret" not in p.read_bytes() for p in files)
-
-
-def test_disk_forgets_with_age(tmp_path):
-    cache = DiskCache(tmp_path)
-    cache.put("search", "k", 1)
-    cache.put_header("k", Header(b"x", 1))
-    for path in tmp_path.rglob("*.*"):
-        os.utime(path, (0, path.stat().st_mtime - 2 * 86400))
-    assert cache.get("search", "k") is None
-    assert cache.get("search", "k", max_age_s=3 * 86400) == 1
-    assert cache.get_header("k") is not None
-    assert cache.get_header("k", max_age_s=3600) is None
+@pytest.mark.parametrize(
+    ("href", "key"),
+    [
+        ("https://a.test/b/c.tif", "https://a.test/b/c.tif"),
+        ("https://a.test/c.tif?st=1&se=2&sp=rl&sv=2024&sr=c&sig=x%2B", "https://a.test/c.tif"),
+        (
+            "https://a.test/c.tif?X-Amz-Signature=1&versionId=7&X-Amz-Date=2#f",
+            "https://a.test/c.tif?versionId=7",
+        ),
+        ("https://me:pw@a.test/get?file=a.tif&access_token=s", "https://a.test/get?file=a.tif"),
+        ("https://a.test/get?file=b.tif", "https://a.test/get?file=b.tif"),
+        ("/data/odd?name=#1.tif", "/data/odd?name=#1.tif"),
+        ("s3://sentinel-cogs/a/b.tif", "https://sentinel-cogs.s3.us-west-2.amazonaws.com/a/b.tif"),
+    ],
+)
+def test_files_are_named_without_what_lets_in_but_with_what_tells_which(href, key):
+    assert cache_key(locate(href)) == key
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'{"schema": 0, "data": 1}', b"\xff\xfe", b"[1,2,3]\nxx", b"5\n"]
+    ("text", "holds"),
+    [
+        ("https://x.blob.core.windows.net/c/a.tif?st=2024&se=2025&sp=rl&sig=abc", True),
+        ("https://s3.test/a.tif?X-Amz-Security-Token=abc", True),
+        ("https://s3.test/a.tif?AWSAccessKeyId=1&Signature=abc&Expires=2", True),
+        ("https://a.test/a.tif?x=1&amp;access_token=abc", True),
+        ("https://me:secret@a.test/a.tif", True),
+        ("https://a.test/tiles?collection=sentinel-2-l2a&item=S2A&assets=visual&format=png", False),
+        ("https://a.test/a@b.tif design=1 token=next", False),
+    ],
 )
-def test_damaged_files_are_a_miss(tmp_path, body):
-    cache = DiskCache(tmp_path)
-    cache.put("search", "k", 1)
-    cache.put_header("k", Header(b"x", 1))
-    for path in tmp_path.rglob("*.*"):
-        path.write_bytes(body)
-    assert cache.get("search", "k") is None
-    assert cache.get_header("k") is None
-
-
-def test_a_flipped_bit_in_a_header_is_a_miss(tmp_path):
-    cache = DiskCache(tmp_path)
-    cache.put_header("k", Header(b"abcdef", 6))
-    (path,) = tmp_path.rglob("*.bin")
-    path.write_bytes(path.read_bytes()[:-1] + b"g")
-    assert cache.get_header("k") is None
-
-
-def test_an_unusable_folder_warns_once_and_never_fails(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    cache = DiskCache(blocked)
-    with pytest.warns(BestPixelWarning, match="cannot be used"):
-        cache.put("search", "a", 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for key in "abc":
-            cache.put("search", key, 1)
-            cache.put_header(key, Header(b"x", 1))
-            assert cache.get("search", key) is None
-            assert cache.get_header(key) is None
-
-
-def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
-    cache = DiskCache(tmp_path)
-    cache.put("search", "k", "old")
-
-    def full(self, body):
-        with self.open("wb") as f:
-            f.write(body[:3])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.warns(BestPixelWarning, match="No space left"):
-        cache.put("search", "k", "new")
-    assert cache.get("search", "k") == "old"
-    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 1
-
-
-def test_writers_of_one_key_do_not_disturb_each_other(tmp_path):
-    def work(n):
-        mine = DiskCache(tmp_path)
-        for _ in range(50):
-            mine.put("search", "k", [n] * 500)
-            got = mine.get("search", "k")
-            assert got is not None
-            assert len(set(got)) == 1
-
-    failures = []
-
-    def guarded(n):
-        try:
-            work(n)
-        except BaseException as exc:
-            failures.append(exc)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        threads = [threading.Thread(target=guarded, args=(n,)) for n in range(4)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-    assert not failures
+def test_tokens_are_seen_in_texts(text, holds):
+    assert holds_token(f'{{"href": "{text}"}}') is holds

@@ -1,0 +1,223 @@
+"""The rule "ndvi": of a pixel's observations of the best score, the one with the greatest NDVI wins.
+
+Keys alone cannot tell, so red and near infrared of every scene that competes for a pixel are read:
+scene by scene into arrays of their own, from which the engine keeps the greater index. An
+observation without a valid red and near infrared is none; where a score has none left, the next
+one's observations compete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.compositing.bands import BandFiles
+from bestpixel_gpu.compositing.choice import Choice
+from bestpixel_gpu.compositing.painting import Block, Painter, Round, least_tiles, plan_round
+from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.compositing.sweeps import compete, own_keys
+from bestpixel_gpu.engines.contract import NO_KEY, NODATA, RankState, ValueState, Window
+from bestpixel_gpu.plan.tiles import PassPlan
+from bestpixel_gpu.request import INDEX_BANDS
+
+AREA_PIXEL_BYTES = 18
+"""Of a pixel while its observations compete: two keys, four values and a rank, one of them in 32 bits."""
+
+
+@dataclass(slots=True, eq=False)
+class Area:
+    """A window and what competes there.
+
+    Attributes
+    ----------
+    keys : uint32
+        A key of the score and selection whose observations compete; NO_KEY where nothing does.
+    best : ValueState
+        The best observation so far.
+    own : values of one scene after the other, by band
+    floor : ValueState, optional
+        Only what comes after it competes.
+    """
+
+    window: Window
+    keys: Any
+    best: ValueState
+    own: dict[str, Any]
+    floor: ValueState | None = None
+
+
+class Contest:
+    """Contests of one run, and the values of their winners.
+
+    Attributes
+    ----------
+    values : dict of band -> uint16 (H, W), engine's arrays
+        Red and near infrared of the winners, as they are painted.
+    """
+
+    def __init__(self, session: Session, choice: Choice, files: BandFiles) -> None:
+        self._session, self._choice, self._files = session, choice, files
+        self._tile_bytes = 0
+        self.values: dict[str, Any] = {}
+
+    async def hold(self, windows: Sequence[Window], tile_bytes: int) -> None:
+        """Find the winners of windows that make up the grid, with `tile_bytes` of decoded tiles."""
+        session, self._tile_bytes = self._session, tile_bytes
+        empty = session.engine.empty
+        for band in INDEX_BANDS:
+            self.values[band] = await session.compute(empty, session.grid.shape, np.uint16, NODATA)
+        areas = await together([session.compute(self._whole_area, w) for w in windows])
+        await self._run(areas)
+        wins = await together([session.compute(self._settle, a, None) for a in areas])
+        self._choice.wins = np.sum(wins, axis=0)
+
+    async def next_winners(
+        self, layers: Mapping[str, Any], windows: Sequence[Window]
+    ) -> tuple[list[Block], list[int]]:
+        """Give every failed pixel of some windows the next best observation.
+
+        As :func:`~bestpixel_gpu.compositing.repair.next_winners`, in the order of this rule.
+        """
+        session, choice = self._session, self._choice
+        found = await together([session.compute(self._failed_area, layers, w) for w in windows])
+        areas = [f for f in found if f is not None]
+        await self._run([area for area, _ in areas])
+        done = await together([session.compute(self._repair, layers, a, bad) for a, bad in areas])
+        choice.wins = choice.wins + sum(won - lost for _, lost, won in done)
+        ranks = {r for _, _, won in done for r in np.flatnonzero(won[:-1]).tolist()}
+        return [block for block, _, _ in done if block is not None], sorted(ranks)
+
+    async def plans(self, windows: Sequence[Window]) -> list[PassPlan]:
+        """What the first contest would read, if no observation turned out invalid."""
+        session = self._session
+        empty = ValueState(None, None, None)
+        found: list[PassPlan] = []
+        for window in windows:  # one after the other: their keys need not exist together
+            keys = await session.compute(self._class_keys, window, None)
+            for rank in range(len(self._choice.masks)):
+                _, _, plans = await self._round(rank, [Area(window, keys, empty, {})])
+                found += plans
+        return found
+
+    # ---- one contest
+
+    async def _run(self, areas: Sequence[Area]) -> None:
+        """Let all scenes meet, score by score, until every pixel has a winner or nothing competes."""
+        session, left = self._session, list(areas)
+        while left:
+            for rank in range(len(self._choice.masks)):
+                await self._meet(rank, left)
+                session.progress("contest", rank + 1, len(self._choice.masks))
+            more = await together([session.compute(self._next_class, a) for a in left])
+            left = [area for area, goes_on in zip(left, more, strict=True) if goes_on]
+
+    async def _meet(self, rank: int, areas: Sequence[Area]) -> None:
+        """Read one scene's values where it is a rival, and let them compete."""
+        session, engine = self._session, self._session.engine
+        there, work, plans = await self._round(rank, areas)
+        if not plans:
+            return
+        session.report.wanted_tiles += sum(p.n_tiles for p in plans)
+        await Painter(session, work, plans, max(self._tile_bytes, least_tiles(plans))).run()
+        red, nir = INDEX_BANDS
+        await together(
+            [
+                session.compute(engine.rank_values, a.best, a.keys, rank, a.own[red], a.own[nir], a.floor)
+                for a in there
+            ]
+        )
+
+    async def _round(self, rank: int, areas: Sequence[Area]) -> tuple[list[Area], Round, list[PassPlan]]:
+        """The areas that one scene's mask reaches, and how its values are read there; no plans if none."""
+        session, scene = self._session, self._choice.masks[rank].scene
+        files = {b: f for b in INDEX_BANDS if (f := self._files.get(scene, b)) is not None}
+        blocks: list[Block | None] = [None] * len(areas)
+        if len(files) == len(INDEX_BANDS):
+            blocks = await together([session.compute(self._rivals, rank, a) for a in areas])
+        there = [area for area, block in zip(areas, blocks, strict=True) if block is not None]
+        work = Round([b for b in blocks if b is not None], {b: {rank: f} for b, f in files.items()}, {})
+        plans = await plan_round(session, work) if there else []
+        return there, work, plans if any(p.n_tiles for p in plans) else []
+
+    # ---- on the compute threads
+
+    def _class_keys(self, window: Window, floor: Any) -> Any:
+        """The smallest key of each pixel above the floor."""
+        session, choice = self._session, self._choice
+        shape = window[1] - window[0], window[3] - window[2]
+        keys = session.engine.empty(shape, np.uint32, NO_KEY)
+        compete(session, RankState(window, keys, None, floor), choice.competitors, choice.barred)
+        return keys
+
+    def _area(self, window: Window, keys: Any, low: Any, high: Any, floor: ValueState | None) -> Area:
+        engine, shape = self._session.engine, (window[1] - window[0], window[3] - window[2])
+        best = ValueState(engine.empty(shape, np.uint32, NO_KEY), low, high)
+        own = {band: engine.empty(shape, np.uint16, NODATA) for band in INDEX_BANDS}
+        return Area(window, keys, best, own, floor)
+
+    def _whole_area(self, window: Window) -> Area:
+        low, high = self._values(window)
+        return self._area(window, self._class_keys(window, None), low, high, None)
+
+    def _values(self, window: Window) -> list[Any]:
+        r0, r1, c0, c1 = window
+        return [self.values[band][r0:r1, c0:c1] for band in INDEX_BANDS]
+
+    def _rivals(self, rank: int, area: Area) -> Block | None:
+        """Where one scene's observation has the score and selection that compete."""
+        session, choice = self._session, self._choice
+        engine = session.engine
+        mask, low = choice.competitors[rank]
+        own = own_keys(session, area.window, mask, low, barred=choice.barred[rank])
+        if own is None:
+            return None
+        for values in area.own.values():
+            engine.fill(values, NODATA)
+        winners = engine.empty(area.keys.shape, choice.winners.dtype, rank)
+        return Block(area.window, engine.only(winners, engine.rivals(area.keys, own, 16)), area.own)
+
+    def _next_class(self, area: Area) -> bool:
+        """Whether another score competes where the last one's observations were all invalid."""
+        floor = self._session.engine.exhausted(area.keys, area.best.keys)
+        if floor is None:
+            return False
+        area.keys, area.floor = self._class_keys(area.window, floor), None
+        return True
+
+    def _settle(self, area: Area, where: Any) -> NDArray[np.int64]:
+        """Write quality and winners, return how many pixels each rank won."""
+        choice, (r0, r1, c0, c1) = self._choice, area.window
+        quality, winners = choice.quality[r0:r1, c0:c1], choice.winners[r0:r1, c0:c1]
+        return self._session.engine.settle(area.best.keys, quality, winners, len(choice.masks), where)
+
+    def _failed_area(self, layers: Mapping[str, Any], window: Window) -> tuple[Area, Any] | None:
+        """The failed pixels' box, where what comes after them competes, and their marks."""
+        choice, engine, (r0, r1, c0, c1) = self._choice, self._session.engine, window
+        found = engine.failed([band[r0:r1, c0:c1] for band in layers.values()], choice.winners[r0:r1, c0:c1])
+        if found is None:
+            return None
+        (top, bottom, left, right), bad = found
+        box = r0 + top, r0 + bottom, c0 + left, c0 + right
+        part = slice(box[0], box[1]), slice(box[2], box[3])
+        keys = engine.keys_of(choice.quality[part], choice.winners[part], choice.selected, bad)
+        low, high = (engine.empty(bad.shape, np.uint16, NODATA) for _ in INDEX_BANDS)
+        return self._area(box, keys, low, high, ValueState(keys, *self._values(box))), bad
+
+    def _repair(
+        self, layers: Mapping[str, Any], area: Area, bad: Any
+    ) -> tuple[Block | None, NDArray[np.int64], NDArray[np.int64]]:
+        """The block to paint again, and how many pixels each rank lost and won by the change."""
+        choice, engine, best = self._choice, self._session.engine, area.best
+        r0, r1, c0, c1 = area.window
+        winners = choice.winners[r0:r1, c0:c1]
+        lost = engine.reopen([b[r0:r1, c0:c1] for b in layers.values()], winners, bad, len(choice.masks))
+        won = self._settle(area, bad)
+        # what is ranked against nothing is copied: the new winners' values to where they are kept
+        kept = ValueState(engine.empty(bad.shape, np.uint32, NO_KEY), *self._values(area.window))
+        engine.rank_values(kept, best.keys, 0, best.low, best.high)
+        block = Block(area.window, engine.only(winners, bad)) if won[:-1].any() else None
+        return block, lost, won

@@ -1,0 +1,219 @@
+"""Sweeps over the grid: masks counted, scenes ranked, strip by strip on the compute threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bestpixel_gpu.compositing.masks import MaskFailure, SceneMask, fetch_mask
+from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.engines.contract import NO_KEY, MaskStatistics, MaskTable, RankState, Window
+from bestpixel_gpu.errors import CorruptTileError
+from bestpixel_gpu.plan.memory import BAND_BYTES
+from bestpixel_gpu.plan.selection import SceneCounts
+from bestpixel_gpu.request import Request
+
+CELLS = 32
+"""Cells along a chunk's side in which masks are counted."""
+STRIP_PIXEL_BYTES = 8
+"""Bytes a strip takes for each output pixel while it is ranked: its key and what comes of it."""
+CACHED_STRIP = 8 << 20
+"""Bytes of a strip that stay in the processor's cache from mask to mask."""
+
+Counted = tuple[NDArray[Any], ...]
+"""Clear and valid pixels of some chunks, and their cells where they are asked for."""
+
+
+def strips(session: Session, most: int | None = None) -> list[tuple[int, int]]:
+    """Row ranges of whole chunk rows: about one for each thread, more where they would rank over `most`."""
+    edges = session.chunks.row_edges
+    chunk_rows, size = len(edges) - 1, session.grid.height * session.grid.width * STRIP_PIXEL_BYTES
+    wanted = session.threads if most is None else max(session.threads, -(-size // most))
+    cuts = np.linspace(0, chunk_rows, min(wanted, chunk_rows) + 1).round().astype(int)
+    return [(int(edges[a]), int(edges[b])) for a, b in pairwise(cuts)]
+
+
+async def count_masks(
+    session: Session, masks: Sequence[SceneMask]
+) -> tuple[list[SceneMask], SceneCounts, list[MaskFailure]]:
+    """What each mask shows of each chunk; masks that do not decode are left out."""
+    cells = cells_for(session.request)
+    keep = sum(m.kept_bytes(session) for m in masks) <= session.budget.codes
+    rows = [(0, session.grid.height)] if keep else strips(session)
+    jobs = [session.compute(_count_or_error, session, m, strip, cells, keep) for m in masks for strip in rows]
+    answers = await together(jobs, lambda n: session.progress("statistics", n, len(jobs)))
+    masks = list(masks)
+    for i, mask in enumerate(masks):
+        part = slice(i * len(rows), (i + 1) * len(rows))
+        if any(
+            isinstance(a, CorruptTileError) for a in answers[part]
+        ):  # perhaps only on the way: ask once more
+            again = await fetch_mask(session, mask.scene)
+            if isinstance(again, SceneMask):
+                masks[i] = again
+                answers[part] = await together(
+                    [session.compute(_count_or_error, session, again, strip, cells, keep) for strip in rows]
+                )
+    good: list[SceneMask] = []
+    lost: list[MaskFailure] = []
+    stats: list[list[Counted]] = []
+    for i, mask in enumerate(masks):
+        parts = answers[i * len(rows) : (i + 1) * len(rows)]
+        error = next((p for p in parts if isinstance(p, Exception)), None)
+        if error is not None:
+            lost.append(MaskFailure(mask.scene, str(error), error))
+        elif not any(p[1].any() for p in parts):
+            lost.append(MaskFailure(mask.scene, "its mask observed nothing of the grid"))
+        else:
+            good.append(mask)
+            stats.append(parts)
+    return good, _join(session, stats), lost
+
+
+def cells_for(request: Request) -> int:
+    """Cells along a chunk's side that the selection looks at; 0 where it looks at whole chunks."""
+    if request.coverage_target > 0 and not request.by_time:
+        return CELLS
+    picks_all = request.top_k is None or request.by_time
+    return 0 if picks_all or request.order == "ancestor" else CELLS // 2
+
+
+def _count_or_error(
+    session: Session, mask: SceneMask, rows: tuple[int, int], cells: int, keep: bool
+) -> Counted | CorruptTileError:
+    """What one mask shows of whole chunk rows."""
+    window = (*rows, 0, session.grid.width)
+    try:
+        if keep:
+            mask.keep(session)
+        sight = mask.part(session, rows, (0, session.grid.width))
+    except CorruptTileError as exc:
+        return exc
+    if sight is None:
+        edges = session.chunks.row_edges
+        n_rows = int(np.searchsorted(edges, rows[1]) - np.searchsorted(edges, rows[0]))
+        shape = (n_rows, len(session.chunks.col_edges) - 1)
+        none = np.zeros((*shape, CELLS, CELLS), np.uint32) if cells else None
+        found = MaskStatistics(np.zeros(shape, np.int64), np.zeros(shape, np.int64), none, none)
+    else:
+        found = session.engine.statistics(
+            sight.codes,
+            sight.positions,
+            window,
+            session.chunks,
+            mask.table,
+            footprint=sight.footprint,
+            cells=cells > 0,
+        )
+    return found.clear, found.valid, *_kept_cells(found, cells)
+
+
+def _kept_cells(found: MaskStatistics, cells: int) -> tuple[NDArray[Any], ...]:
+    """Cells as the selection wants them, see :class:`SceneCounts`, in few bytes: they stay for all scenes."""
+    clear, valid = found.clear_cells, found.valid_cells
+    if not cells or clear is None or valid is None:
+        return ()
+    shape = found.clear.shape
+    if cells == CELLS:
+        seen = valid > 0
+        return ((2 * clear >= valid) & seen).reshape(*shape, -1), seen.reshape(*shape, -1)
+    fine = (*shape, cells, CELLS // cells, cells, CELLS // cells)
+    return tuple(
+        a.reshape(fine).sum(axis=(3, 5), dtype=np.uint16).reshape(*shape, -1) for a in (clear, valid)
+    )
+
+
+def _join(session: Session, stats: list[list[Counted]]) -> SceneCounts:
+    """One scene after the other, each from its strips."""
+    pixels = np.outer(np.diff(session.chunks.row_edges), np.diff(session.chunks.col_edges))
+    if not stats:
+        none = np.zeros((0, *pixels.shape), np.int64)
+        return SceneCounts(none, none, pixels)
+    clear, valid, *cells = (
+        np.array([np.concatenate([p[i] for p in parts]) for parts in stats]) for i in range(len(stats[0][0]))
+    )
+    return SceneCounts(clear, valid, pixels, *cells)
+
+
+def strip_bytes(session: Session, masks: Sequence[SceneMask]) -> int:
+    """Bytes that a strip may take while it is ranked: few where no mask is decoded for each strip anew."""
+    most = session.budget.strip
+    return most if any(m.kept is None for m in masks) else min(most, CACHED_STRIP)
+
+
+def ranking_bytes(session: Session, masks: Sequence[SceneMask]) -> int:
+    """Bytes of the strips that all threads rank at once: keys and what comes of them, one mask decoded.
+
+    To these come the codes that are kept, as far as they do not fit where the bands will be.
+    """
+    height, width = session.grid.shape
+    chunk_row = int(np.diff(session.chunks.row_edges).max()) * width * STRIP_PIXEL_BYTES
+    strip = min(max(strip_bytes(session, masks), chunk_row), height * width * STRIP_PIXEL_BYTES)
+    kept = sum(m.kept_bytes(session) for m in masks if m.kept is not None)
+    part = max((min(m.window_bytes, session.budget.strip) for m in masks if m.kept is None), default=0)
+    at_once = min(session.threads, len(session.chunks.row_edges) - 1) * (strip + part)
+    return at_once + max(kept - height * width * BAND_BYTES * len(session.bands), 0)
+
+
+def release_codes(session: Session, masks: Sequence[SceneMask]) -> None:
+    """Give up kept codes once the winners are known, unless they are few: repair may want them."""
+    if sum(m.kept_bytes(session) for m in masks) > session.budget.repair_codes:
+        for mask in masks:
+            mask.kept = None
+
+
+def compete(
+    session: Session,
+    state: RankState,
+    competitors: Sequence[tuple[SceneMask, int]],
+    barred: NDArray[np.bool_] | None,
+) -> None:
+    """Let every competitor (mask, low part of its key) compete for the pixels of a state."""
+    r0, r1, c0, c1 = state.window
+    for rank, (mask, low) in enumerate(competitors):
+        sight = mask.part(session, (r0, r1), (c0, c1))
+        if sight is None:
+            continue
+        bars = None if barred is None or not barred[rank].any() else barred[rank]
+        session.engine.rank(
+            state,
+            sight.codes,
+            sight.positions,
+            mask.table,
+            low,
+            footprint=sight.footprint,
+            chunks=session.chunks,
+            barred=bars,
+        )
+
+
+def own_keys(
+    session: Session,
+    window: Window,
+    mask: SceneMask,
+    low: int,
+    *,
+    table: MaskTable | None = None,
+    barred: NDArray[np.bool_] | None = None,
+) -> Any | None:
+    """One scene's keys over a window, as if it were alone; ``None`` if its mask does not reach it."""
+    r0, r1, c0, c1 = window
+    sight = mask.part(session, (r0, r1), (c0, c1))
+    if sight is None:
+        return None
+    keys = session.engine.empty((r1 - r0, c1 - c0), np.uint32, NO_KEY)
+    session.engine.rank(
+        RankState(window, keys),
+        sight.codes,
+        sight.positions,
+        mask.table if table is None else table,
+        low,
+        footprint=sight.footprint,
+        chunks=session.chunks,
+        barred=barred,
+    )
+    return keys
