@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stack import CHUNK, PLAIN, Stack, assert_as_by_hand, small_country, stack_of
+from by_hand import CHUNK, PLAIN, Stack, assert_as_by_hand, small_country, stack_of
 from whole_run import HOME, assert_same, run
 
 from bestpixel_gpu.compositing import setup

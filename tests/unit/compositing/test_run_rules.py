@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from stack import CHUNK, PLAIN, Stack, assert_as_by_hand, small_country, stack_of
+from by_hand import CHUNK, PLAIN, Stack, assert_as_by_hand, small_country, stack_of
 from whole_run import SOUTH, assert_same, file_of, item_of, run, winners
 
 from bestpixel_gpu.compositing import setup
