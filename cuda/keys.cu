@@ -2,6 +2,8 @@
 //
 // Registers on sm_90: settle and rekey 40, the others 31 or 32; no spills there nor on sm_75 to sm_120 (76 at most).
 // 8 KiB of shared memory where ranks are counted. Blocks of 256 threads: 48 to 64 warps an SM.
+// Per pixel, read + written: settle 4 + 4 B (6 where ranks are wide), extra wins 4 + 0, failures 2 a band and the rank
+// + 1, rekey 5 + 4, reopen 1 and the rank + 2 a band, only 1 and the rank + the rank.
 #include "tally.cuh"
 
 static const u32 RANK_BITS = 0xFFFFu, EXTRA = 0x10000u;  // EXTRA: the scene is not among the selected

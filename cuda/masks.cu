@@ -2,6 +2,8 @@
 //
 // Registers on sm_90: look_up 40, grow_across and grow_down 26, resample 48, count_codes 56; no spills there nor on
 // sm_75 to sm_120 (72 at most). Blocks of 128 threads: 36 to 64 warps an SM.
+// Per pixel, read + written: look_up 1 or 2 + 1 B and a look into a table of 64 KiB; each pass of grow 2n + 1 loads,
+// mostly from L1, of 1 B + 1 B; resample the codes under the pixel + 1 B; count_codes the codes under it, nothing.
 #include "codes.cuh"
 
 // The part of a decoded mask tile that lies in the window; all fields are 8 bytes wide (engines/cuda/masks.py).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,44 @@ class TileLayout:
         """Bytes of the decoded tile, one sample a pixel."""
         return self.width * self.height * self.dtype.itemsize
 
+    @property
+    def in_place(self) -> bool:
+        """A tile may be unpacked where it was inflated to: each sample stays where it is."""
+        return self.bits in (8, 16, 32, 64) and self.samples == 1 and self.predictor != 3
+
+    def check_unpackable(self) -> None:
+        """Refuse what engines do not unpack.
+
+        Raises
+        ------
+        FormatError
+            If the codec is the host's to undo, or bits and predictor do not go together.
+        """
+        whole = self.bits in (8, 16, 32, 64)
+        if self.codec not in ("none", "deflate"):
+            raise FormatError(f"codec {self.codec!r} must be decoded before the tile is loaded")
+        if not (whole or 1 <= self.bits <= 16):
+            raise FormatError(f"{self.bits} bits a sample: expected 1..16, 32 or 64")
+        if self.predictor not in (1, 2, 3):
+            raise FormatError(f"predictor {self.predictor}: expected 1, 2 or 3")
+        if self.predictor == 2 and not whole:
+            raise FormatError(f"predictor 2 on {self.bits}-bit samples: expected 8, 16, 32 or 64 bits")
+        if self.predictor == 3 and (self.kind != "f" or self.bits not in (16, 32, 64)):
+            raise FormatError(f"predictor 3 on {self.bits}-bit {self.kind!r}: expected floating point")
+
+
+class TilePart(NamedTuple):
+    """The part of a tile that lies in a window and inside the raster; empty where none does."""
+
+    row: int
+    """First row, in the tile."""
+    col: int
+    top: int
+    """First row, in the window."""
+    left: int
+    rows: int
+    cols: int
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileGrid:
@@ -76,6 +115,17 @@ class TileGrid:
     def tiles_down(self) -> int:
         """Tiles in a column."""
         return -(-self.height // self.tile_height)
+
+    def part(self, index: int, layout: TileLayout, window: tuple[int, int, int, int]) -> TilePart:
+        """What a tile holds of a window ``(row0, row1, col0, col1)`` of the raster."""
+        row0, row1, col0, col1 = window
+        top, left = index // self.tiles_across * self.tile_height, index % self.tiles_across * self.tile_width
+        row, col = max(top, row0), max(left, col0)
+        rows = min(top + layout.height, self.height, row1) - row
+        cols = min(left + layout.width, self.width, col1) - col
+        if rows <= 0 or cols <= 0:
+            return TilePart(0, 0, 0, 0, 0, 0)
+        return TilePart(row - top, col - left, row - row0, col - col0, rows, cols)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

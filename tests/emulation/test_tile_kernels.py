@@ -124,7 +124,7 @@ def test_in_place(seed):
     rng = np.random.default_rng(100 + seed)
     able = [d for d in LAYOUTS if d["bits"] in (8, 16, 32, 64) and d.get("predictor", 1) < 3]
     made = some_layouts(rng, 16, able, (1,))
-    assert all(tiles.in_place(layout) for layout in made)
+    assert all(layout.in_place for layout in made)
     Batch(rng, made).run(GuardedDevice(seed), in_place=True)
 
 
@@ -134,9 +134,9 @@ def test_what_needs_no_work_and_what_needs_room():
     assert tiles.is_native(replace(plain, bits=8, byteorder=">"))
     for other in ({"byteorder": ">"}, {"predictor": 2}):
         assert not tiles.is_native(replace(plain, **other))
-        assert tiles.in_place(replace(plain, **other))
+        assert replace(plain, **other).in_place
     for other in ({"bits": 15}, {"samples": 2}, {"kind": "f", "predictor": 3}):
-        assert not tiles.in_place(replace(plain, **other))
+        assert not replace(plain, **other).in_place
 
 
 def test_the_reference_reads_what_the_cases_wrote():

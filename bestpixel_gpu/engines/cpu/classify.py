@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.cog.layout import TileLayout
+from bestpixel_gpu.cog.layout import TileLayout, TilePart
 from bestpixel_gpu.engines.contract import (
     NODATA_CODE,
     TILE_CORRUPT,
@@ -44,7 +44,7 @@ def classify(
     row0, row1, col0, col1 = window
     data = np.empty((row1 - row0, col1 - col0), np.uint8)
     status = np.full(len(tiles), TILE_OK, np.int8)
-    parts = {tile.index: _part(tile, grid, window) for tile in tiles}
+    parts = {tile.index: grid.part(tile.index, tile.layout, window) for tile in tiles}
     if sum(part.rows * part.cols for part in parts.values()) < data.size:
         data.fill(NODATA_CODE)
     alike: dict[TileLayout, list[int]] = {}
@@ -67,32 +67,7 @@ def classify(
     return ScoreRaster(window, grid.width, grid.height, data), status
 
 
-class _Part(NamedTuple):
-    """The part of a tile that lies in the window and inside the raster; empty where none does."""
-
-    row: int
-    """First row, in the tile."""
-    col: int
-    top: int
-    """First row, in the window."""
-    left: int
-    rows: int
-    cols: int
-
-
-def _part(tile: CompressedTile, grid: TileGrid, window: Window) -> _Part:
-    row0, row1, col0, col1 = window
-    top = tile.index // grid.tiles_across * grid.tile_height
-    left = tile.index % grid.tiles_across * grid.tile_width
-    first_row, first_col = max(top, row0), max(left, col0)
-    rows = min(top + tile.layout.height, grid.height, row1) - first_row
-    cols = min(left + tile.layout.width, grid.width, col1) - first_col
-    if rows <= 0 or cols <= 0:
-        return _Part(0, 0, 0, 0, 0, 0)
-    return _Part(first_row - top, first_col - left, first_row - row0, first_col - col0, rows, cols)
-
-
-def _fill(data: NDArray[np.uint8], part: _Part, code: int) -> None:
+def _fill(data: NDArray[np.uint8], part: TilePart, code: int) -> None:
     data[part.top : part.top + part.rows, part.left : part.left + part.cols] = code
 
 
@@ -120,7 +95,7 @@ def _look_up(
     decoder: Decoder,
     layout: TileLayout,
     tiles: Sequence[CompressedTile],
-    parts: Sequence[_Part],
+    parts: Sequence[TilePart],
     table: MaskTable,
     data: NDArray[np.uint8],
 ) -> NDArray[np.int8]:
@@ -135,7 +110,7 @@ def _look_up(
         batch.sizes,
         decoder.scratch(layout.inflated_bytes)[: layout.inflated_bytes].view(f"u{bits // 8}"),
         how,
-        np.array([parts[n] for n in batch.tried], np.int64).reshape(-1, len(_Part._fields)),
+        np.array([parts[n] for n in batch.tried], np.int64).reshape(-1, len(TilePart._fields)),
         _pairs_of(table) if bits == 8 else as_table(table.codes, np.uint8),
         data,
         results,
@@ -149,7 +124,7 @@ def _look_up_packed(
     decoder: Decoder,
     layout: TileLayout,
     tiles: Sequence[CompressedTile],
-    parts: Sequence[_Part],
+    parts: Sequence[TilePart],
     table: MaskTable,
     data: NDArray[np.uint8],
 ) -> NDArray[np.int8]:
@@ -196,7 +171,7 @@ def look_up_tiles(
     classes : uint8 or uint16
         Room for an inflated tile.
     parts : int64, (tiles, 6)
-        A :class:`_Part` for each tile.
+        A :class:`TilePart` for each tile.
     codes : uint16 (65536,), codes of two uint8 classes; or uint8 (65536,), of one uint16 class
     out : uint8, (rows, cols)
     status : int8, (tiles,), out

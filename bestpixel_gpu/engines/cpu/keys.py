@@ -75,16 +75,10 @@ def decode(
 
 def extra_wins(keys: Any, window: Window, chunks: ChunkGrid, n_scenes: int) -> NDArray[np.int64]:
     """Pixels that each unselected scene wins in each chunk; see the contract."""
-    rows = _inside(chunks.row_edges, window[0], window[1])
-    cols = _inside(chunks.col_edges, window[2], window[3])
+    rows, cols = chunks.edges_in(window)
     wins = np.zeros((n_scenes, len(rows) - 1, len(cols) - 1), np.int64)
     count_extra(*plane(keys), rows, cols, wins)
     return wins
-
-
-def _inside(edges: NDArray[np.int64], start: int, end: int) -> NDArray[np.int64]:
-    """Chunk edges of a window, counted from its start."""
-    return edges[(edges >= start) & (edges <= end)] - start
 
 
 @kernel

@@ -70,15 +70,20 @@ def swap_bytes(typing: Any, value: Any) -> Any:
     return value(value), generate
 
 
+def _loaded(builder: Any, pointer: Any) -> Any:
+    """What lies at a pointer that need not be aligned."""
+    value = builder.load(pointer)
+    value.align = 1
+    return value
+
+
 @intrinsic
 def load_big_endian(typing: Any, address: Any) -> Any:
     """The 8 bytes at any address as a big-endian uint64."""
     signature = types.uint64(types.int64)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        word = builder.load(builder.inttoptr(args[0], _I64.as_pointer()))
-        word.align = 1
-        return builder.bswap(word)
+        return builder.bswap(_loaded(builder, builder.inttoptr(args[0], _I64.as_pointer())))
 
     return signature, generate
 
@@ -89,9 +94,7 @@ def load_word(typing: Any, address: Any) -> Any:
     signature = types.uint64(types.int64)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        word = builder.load(builder.inttoptr(args[0], _I64.as_pointer()))
-        word.align = 1
-        return word
+        return _loaded(builder, builder.inttoptr(args[0], _I64.as_pointer()))
 
     return signature, generate
 
@@ -102,8 +105,7 @@ def store_word(typing: Any, address: Any, word: Any) -> Any:
     signature = types.void(types.int64, types.uint64)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        stored = builder.store(args[1], builder.inttoptr(args[0], _I64.as_pointer()))
-        stored.align = 1
+        builder.store(args[1], builder.inttoptr(args[0], _I64.as_pointer())).align = 1
         return context.get_dummy_value()
 
     return signature, generate
@@ -115,9 +117,7 @@ def load_pair(typing: Any, pointer: Any) -> Any:
     signature = types.uint16(pointer)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        pair = builder.load(builder.bitcast(args[0], _I16.as_pointer()))
-        pair.align = 1
-        return pair
+        return _loaded(builder, builder.bitcast(args[0], _I16.as_pointer()))
 
     return signature, generate
 
@@ -128,8 +128,7 @@ def store_pair(typing: Any, pointer: Any, pair: Any) -> Any:
     signature = types.void(pointer, types.uint16)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        stored = builder.store(args[1], builder.bitcast(args[0], _I16.as_pointer()))
-        stored.align = 1
+        builder.store(args[1], builder.bitcast(args[0], _I16.as_pointer())).align = 1
         return context.get_dummy_value()
 
     return signature, generate

@@ -148,8 +148,7 @@ def statistics(
     cells: bool,
 ) -> MaskStatistics:
     """Clear and valid output pixels per chunk, and per cell if asked; see the contract."""
-    rows = _edges_inside(chunks.row_edges, window[0], window[1])
-    cols = _edges_inside(chunks.col_edges, window[2], window[3])
+    rows, cols = chunks.edges_in(window)
     parts = CELLS if cells else 1
     row_edges, col_edges = _cell_edges(rows, parts), _cell_edges(cols, parts)
     shape = (len(rows) - 1, parts, len(cols) - 1, parts)
@@ -170,14 +169,6 @@ def _runs_of(clear: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """(first, last) of the runs of clear codes."""
     edges = np.flatnonzero(np.diff(clear.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
     return (edges - [0, 1]).astype(np.uint8)
-
-
-def _edges_inside(edges: NDArray[np.int64], start: int, end: int) -> NDArray[np.int64]:
-    """Chunk edges of a window that starts and ends on one, counted from its start."""
-    inside = edges[(edges >= start) & (edges <= end)]
-    if len(inside) < 2 or inside[0] != start or inside[-1] != end:
-        raise ValueError(f"window {start}..{end} does not start and end on chunk edges")
-    return inside - start
 
 
 def _cell_edges(edges: NDArray[np.int64], parts: int) -> NDArray[np.int64]:

@@ -17,7 +17,6 @@ from bestpixel_gpu.engines.cpu.native import (
     sum_block,
     swap_bytes,
 )
-from bestpixel_gpu.errors import FormatError
 
 SPARE = 8
 """Bytes that must be readable beyond the end of packed samples."""
@@ -51,17 +50,7 @@ def packing_of(layout: TileLayout, inside: tuple[int, int] | None = None) -> Pac
     FormatError
         If the codec is not inflated here, or bits and predictor do not go together.
     """
-    whole = layout.bits in (8, 16, 32, 64)
-    if layout.codec not in ("none", "deflate"):
-        raise FormatError(f"codec {layout.codec!r} must be decoded before the tile is loaded")
-    if not (whole or 1 <= layout.bits <= 16):
-        raise FormatError(f"{layout.bits} bits a sample: expected 1..16, 32 or 64")
-    if layout.predictor not in (1, 2, 3):
-        raise FormatError(f"predictor {layout.predictor}: expected 1, 2 or 3")
-    if layout.predictor == 2 and not whole:
-        raise FormatError(f"predictor 2 on {layout.bits}-bit samples: expected 8, 16, 32 or 64 bits")
-    if layout.predictor == 3 and (layout.kind != "f" or not whole):
-        raise FormatError(f"predictor 3 on {layout.bits}-bit {layout.kind!r}: expected floating point")
+    layout.check_unpackable()
     rows, cols = inside or (layout.height, layout.width)
     if not (0 < rows <= layout.height and 0 < cols <= layout.width):
         raise ValueError(f"{rows} x {cols} pixels of a tile of {layout.height} x {layout.width}")
@@ -78,7 +67,7 @@ def packing_of(layout: TileLayout, inside: tuple[int, int] | None = None) -> Pac
         layout.predictor,
         int(layout.byteorder == ">"),
         layout.row_bytes,
-        int(all_wanted and whole and layout.samples == 1 and layout.predictor != 3),
+        int(all_wanted and layout.in_place),
     )
 
 

@@ -137,8 +137,7 @@ class Batch:
         block.field("written_nvcomp", np.uint64, k)
         self._copied_back = slice(self._copied_in.stop, block.place(0))
         self._inflated = [
-            block.place(e.layout.inflated_bytes) if not tiles.in_place(e.layout) else None
-            for e in entries[:n]
+            block.place(e.layout.inflated_bytes) if not e.layout.in_place else None for e in entries[:n]
         ]
         self._work_bytes = self._nvcomp_work_bytes() if k else 0
         self._work = block.place(self._work_bytes)

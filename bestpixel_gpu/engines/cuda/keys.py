@@ -12,7 +12,7 @@ from bestpixel_gpu.engines.contract import ChunkGrid, Footprint, MaskTable, Rank
 from bestpixel_gpu.engines.cuda import masks
 from bestpixel_gpu.engines.cuda.device import Device, blocks, pitch
 from bestpixel_gpu.engines.cuda.positions import Maps
-from bestpixel_gpu.engines.cuda.tables import Tables, chunks_of
+from bestpixel_gpu.engines.cuda.tables import Tables
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 THREADS = 256
@@ -77,7 +77,7 @@ def extra_wins(
     device: Device, tables: Tables, keys: Any, window: Window, chunks: ChunkGrid, n_scenes: int
 ) -> NDArray[np.int64]:
     """Pixels that each unselected scene wins in each chunk; see the contract."""
-    down, across = chunks_of(chunks, window)
+    down, across = chunks.under(window)
     there, shape = tables.chunks(chunks), (down.stop - down.start, across.stop - across.start)
     wins = _counters(device, (n_scenes, *shape))
     bands = blocks(int(np.diff(chunks.row_edges[down.start : down.stop + 1]).max()), ROWS)

@@ -21,7 +21,7 @@ from bestpixel_gpu.engines.contract import (
 )
 from bestpixel_gpu.engines.cuda.device import Device, blocks, pitch
 from bestpixel_gpu.engines.cuda.positions import Maps
-from bestpixel_gpu.engines.cuda.tables import Tables, chunks_of
+from bestpixel_gpu.engines.cuda.tables import Tables
 from bestpixel_gpu.errors import FormatError
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
@@ -107,24 +107,14 @@ def _part(
     layout, bits = tile.layout, 8 * tile.layout.dtype.itemsize
     if layout.kind not in "ui" or bits > 16:
         raise FormatError(f"a class mask of {bits}-bit {layout.kind!r} samples: expected 8 or 16 bits")
-    row0, row1, col0, col1 = window
-    top = tile.index // grid.tiles_across * grid.tile_height
-    left = tile.index % grid.tiles_across * grid.tile_width
-    row, col = max(top, row0), max(left, col0)
-    rows = min(top + layout.height, grid.height, row1) - row
-    cols = min(left + layout.width, grid.width, col1) - col
-    if rows <= 0 or cols <= 0:
+    part = grid.part(tile.index, layout, window)
+    if not part.rows:
         return None
     return _MaskTile(
         samples=tile.address or 0,
         width=layout.width,
         sample_bytes=bits // 8,
-        row=row - top,
-        col=col - left,
-        top=row - row0,
-        left=col - col0,
-        rows=rows,
-        cols=cols,
+        **part._asdict(),
         code=int(table.codes[nodata & ((1 << bits) - 1)]) if tile.address is None else -1,
     )
 
@@ -189,7 +179,7 @@ def statistics(
     cells: bool,
 ) -> MaskStatistics:
     """Clear and valid output pixels per chunk, and per cell if asked; see the contract."""
-    down, across = chunks_of(chunks, window)
+    down, across = chunks.under(window)
     parts, there = CELLS if cells else 1, tables.chunks(chunks)
     shape = down.stop - down.start, across.stop - across.start
     counts = device.empty((2, *shape, parts, parts), np.uint32)

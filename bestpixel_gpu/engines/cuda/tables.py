@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.engines.contract import ChunkGrid, MaskTable, Window
+from bestpixel_gpu.engines.contract import ChunkGrid, MaskTable
 from bestpixel_gpu.engines.cuda.device import Device
 
 _KEPT = 16
@@ -67,22 +67,3 @@ class Tables:
         edges = [np.asarray(e, np.int64) for e in (chunks.row_edges, chunks.col_edges)]
         numbers = [np.repeat(np.arange(len(e) - 1, dtype=np.int32), np.diff(e)) for e in edges]
         return DeviceChunks(*map(self._device.upload, edges), *map(self._device.upload, numbers))
-
-
-def chunks_of(chunks: ChunkGrid, window: Window) -> tuple[slice, slice]:
-    """Chunk rows and columns of a window.
-
-    Raises
-    ------
-    ValueError
-        If it does not start and end on chunk edges.
-    """
-    return _between(chunks.row_edges, *window[:2]), _between(chunks.col_edges, *window[2:])
-
-
-def _between(edges: NDArray[np.int64], start: int, end: int) -> slice:
-    first, last = (int(np.searchsorted(edges, place)) for place in (start, end))
-    on_edges = last < len(edges) and edges[first] == start and edges[last] == end
-    if not (on_edges and start < end):
-        raise ValueError(f"window {start}..{end} does not start and end on chunk edges")
-    return slice(first, last)

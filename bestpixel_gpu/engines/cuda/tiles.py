@@ -50,7 +50,7 @@ def describe(layout: TileLayout, source: int, target: int, inside: tuple[int, in
     FormatError
         If bits and predictor do not go together.
     """
-    check(layout)
+    layout.check_unpackable()
     if (source | target) % ALIGNMENT:
         raise ValueError(f"a tile at {source:#x} or a slot at {target:#x}: not a multiple of {ALIGNMENT}")
     rows, cols = inside or (layout.height, layout.width)
@@ -72,35 +72,10 @@ def describe(layout: TileLayout, source: int, target: int, inside: tuple[int, in
     )
 
 
-def check(layout: TileLayout) -> None:
-    """Refuse a layout that the kernels do not unpack.
-
-    Raises
-    ------
-    FormatError
-    """
-    whole = layout.bits in (8, 16, 32, 64)
-    if layout.codec not in ("none", "deflate"):
-        raise FormatError(f"codec {layout.codec!r} must be decoded before the tile is loaded")
-    if not (whole or 1 <= layout.bits <= 16):
-        raise FormatError(f"{layout.bits} bits a sample: expected 1..16, 32 or 64")
-    if layout.predictor not in (1, 2, 3):
-        raise FormatError(f"predictor {layout.predictor}: expected 1, 2 or 3")
-    if layout.predictor == 2 and not whole:
-        raise FormatError(f"predictor 2 on {layout.bits}-bit samples: expected 8, 16, 32 or 64 bits")
-    if layout.predictor == 3 and (layout.kind != "f" or layout.bits not in (16, 32, 64)):
-        raise FormatError(f"predictor 3 on {layout.bits}-bit {layout.kind!r}: expected floating point")
-
-
-def in_place(layout: TileLayout) -> bool:
-    """A tile may be unpacked where it was inflated to: each sample stays where it is."""
-    return layout.bits in (8, 16, 32, 64) and layout.samples == 1 and layout.predictor != 3
-
-
 def is_native(layout: TileLayout) -> bool:
     """The inflated bytes are the samples: nothing is left to be done in place."""
     swap = layout.bits > 8 and layout.byteorder == ">"
-    return in_place(layout) and layout.predictor == 1 and not swap
+    return layout.in_place and layout.predictor == 1 and not swap
 
 
 def undo(device: Device, tiles: Any, n: int, rows: int, stream: Stream | None = None) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
-from by_hand import PLAIN, Stack, assert_as_by_hand, small_country, stack_of
+from by_hand import PLAIN, Stack, assert_as_by_hand
 from whole_run import assert_same, run
 
 from bestpixel_gpu.errors import InputError, NoScenesError
@@ -19,17 +18,6 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"rule": "first"}, "oldest"),
     ({"rule": "first", "order": "cloud_cover", "coverage_target": 0.5}, "cloud_cover"),
 ]
-
-
-@pytest.fixture(scope="module")
-def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with small_country(tmp_path_factory.mktemp("country")) as local:
-        yield local
-
-
-@pytest.fixture(scope="module")
-def stack(country: Any) -> Stack:
-    return stack_of(country)
 
 
 @pytest.mark.parametrize(("options", "order"), RULES)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from by_hand import CHUNK, PLAIN, Stack, assert_as_by_hand, small_country, stack_of
+from by_hand import CHUNK, PLAIN, Stack, assert_as_by_hand
 from whole_run import HOME, assert_same, run
 
 from bestpixel_gpu.compositing import setup
 from bestpixel_gpu.errors import InputError
 from bestpixel_gpu.geo.grid import chunk_edges
 from bestpixel_gpu.plan.memory import Budget
-
-
-@pytest.fixture(scope="module")
-def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with small_country(tmp_path_factory.mktemp("country")) as local:
-        yield local
-
-
-@pytest.fixture(scope="module")
-def stack(country: Any) -> Stack:
-    return stack_of(country)
 
 
 def buffered(country: Any, stack: Stack, metres: float) -> Stack:

@@ -6,13 +6,12 @@ the rules are a few lines of NumPy: no resampling, no positions (`tests/stack.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from by_hand import CHUNK, PLAIN, Stack, assert_as_by_hand, small_country, stack_of
+from by_hand import CHUNK, PLAIN, Stack, assert_as_by_hand
 from whole_run import SOUTH, assert_same, file_of, item_of, run, winners
 
 from bestpixel_gpu.compositing import setup
@@ -20,22 +19,10 @@ from bestpixel_gpu.errors import NoScenesError
 from bestpixel_gpu.geo.grid import chunk_edges
 
 
-@pytest.fixture(scope="module")
-def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One tile, seven dates: a duplicate, a split strip, two edges of swaths, two baselines."""
-    with small_country(tmp_path_factory.mktemp("country")) as local:
-        yield local
-
-
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Selection chunks of 40 pixels, so that a small picture has several."""
     monkeypatch.setattr(setup, "chunk_edges", lambda origin, n: chunk_edges(origin, n, CHUNK))
-
-
-@pytest.fixture(scope="module")
-def stack(country: Any) -> Stack:
-    return stack_of(country)
 
 
 @pytest.mark.usefixtures("small_chunks")

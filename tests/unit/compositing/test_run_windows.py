@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from by_hand import CHUNK, PLAIN, Stack, assert_as_by_hand, small_country, stack_of
+from by_hand import CHUNK, PLAIN, Stack, assert_as_by_hand
 from whole_run import assert_same, run
 
 from bestpixel_gpu.compositing import choice, setup
@@ -16,17 +15,6 @@ from bestpixel_gpu.geo.grid import chunk_edges
 from bestpixel_gpu.plan.selection import outside_windows
 
 CALL: dict[str, Any] = {**PLAIN, "coverage_target": 0.6, "min_k": 1, "max_k": 2, "order": "newest"}
-
-
-@pytest.fixture(scope="module")
-def country(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with small_country(tmp_path_factory.mktemp("country")) as local:
-        yield local
-
-
-@pytest.fixture(scope="module")
-def stack(country: Any) -> Stack:
-    return stack_of(country)
 
 
 @pytest.fixture
