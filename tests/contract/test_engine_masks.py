@@ -93,6 +93,15 @@ def test_equal_pixels_are_ranked_and_counted_alike(engine, table, col):
     assert (want.keys != NO_KEY).any()
 
 
+@pytest.mark.parametrize("usable", [15, 16, 255])
+def test_classes_beyond_the_first_ones(engine, usable):
+    table = table_of([0, 1, 2], [0])
+    table.codes[usable] = 2
+    want, got = masks(engine, np.arange(7 * 41).reshape(7, 41), table, (0, 7, 1, 40))
+    assert (want.data == 2).any()
+    np.testing.assert_array_equal(engine.to_host(got.data), want.data)
+
+
 @pytest.mark.parametrize("table", [AS_CODES, SCATTERED])
 @pytest.mark.parametrize("step", [1.0, 0.5])
 def test_tall_chunks(engine, table, step):

@@ -24,11 +24,21 @@ from bestpixel_gpu.engines.contract import (
 from bestpixel_gpu.engines.cpu.decode import Decoder
 from bestpixel_gpu.engines.cpu.jit import inlined, int64, kernel
 from bestpixel_gpu.engines.cpu.jit import table as as_table
-from bestpixel_gpu.engines.cpu.native import call_inflate, copy_memory, load_pair, moved, start_of, store_pair
+from bestpixel_gpu.engines.cpu.native import (
+    call_inflate,
+    copy_memory,
+    load_pair,
+    look_up_block,
+    moved,
+    start_of,
+    store_pair,
+)
 from bestpixel_gpu.engines.cpu.unpack import CORRUPT, Packing, packing_of, running_sums
 from bestpixel_gpu.errors import FormatError
 
 _NODATA = np.uint8(NODATA_CODE)
+_FEW = 16
+"""Classes whose codes lie in one register."""
 
 
 def classify(
@@ -112,6 +122,7 @@ def _look_up(
         how,
         np.array([parts[n] for n in batch.tried], np.int64).reshape(-1, len(TilePart._fields)),
         _pairs_of(table) if bits == 8 else as_table(table.codes, np.uint8),
+        _few_of(table),
         data,
         results,
     )
@@ -149,6 +160,13 @@ def _pairs_of(table: MaskTable) -> NDArray[np.uint16]:
     return (codes | codes[:, None] << np.uint16(8)).ravel()
 
 
+@lru_cache(maxsize=16)
+def _few_of(table: MaskTable) -> NDArray[np.uint8]:
+    """The first codes, where all other classes of 8 bits have the code of the last of them; else none."""
+    same = (table.codes[_FEW:256] == table.codes[_FEW - 1]).all()
+    return table.codes[: _FEW if same else 0].copy()
+
+
 @kernel
 def look_up_tiles(
     inflate: int,
@@ -159,6 +177,7 @@ def look_up_tiles(
     how: Packing,
     parts: Any,
     codes: Any,
+    few: Any,
     out: Any,
     status: Any,
 ) -> None:
@@ -173,6 +192,8 @@ def look_up_tiles(
     parts : int64, (tiles, 6)
         A :class:`TilePart` for each tile.
     codes : uint16 (65536,), codes of two uint8 classes; or uint8 (65536,), of one uint16 class
+    few : uint8, (16,) or (0,)
+        By :func:`_few_of`.
     out : uint8, (rows, cols)
     status : int8, (tiles,), out
     """
@@ -191,16 +212,20 @@ def look_up_tiles(
             if how.predictor == 2:
                 running_sums(line, line, col + parts[n, 5], classes.itemsize)
             target = moved(start_of(out), (top + r) * out.shape[1] + left)
-            _look_up_row(moved(line, col), classes.itemsize, start_of(codes), target, parts[n, 5])
+            _look_up_row(moved(line, col), classes.itemsize, start_of(codes), few, target, parts[n, 5])
 
 
 @inlined
-def _look_up_row(classes: Any, size: int, codes: Any, out: Any, count: int) -> None:
-    """Write the codes of `count` classes of `size` bytes, all by pointers."""
+def _look_up_row(classes: Any, size: int, codes: Any, few: Any, out: Any, count: int) -> None:
+    """Write the codes of `count` classes of `size` bytes, `classes`, `codes` and `out` by pointers."""
     done = 0
     if size == 1:
-        done = count & ~1
-        for i in range(0, done, 2):
+        if few.size:
+            done = count & -_FEW
+            for i in range(0, done, _FEW):
+                look_up_block(moved(classes, i), moved(out, i), start_of(few))
+        first, done = done, count & ~1
+        for i in range(first, done, 2):
             store_pair(moved(out, i), codes[int64(load_pair(moved(classes, i)))])
     for i in range(done, count):
         out[i] = np.uint8(codes[int64(classes[i])])
@@ -228,10 +253,10 @@ def dilate(data: Any, radius: int) -> None:
 
 @inlined
 def _holds_nodata(line: Any) -> Any:
-    found = np.uint8(0)
-    for code in line:
-        found |= np.uint8(code == _NODATA)
-    return found != 0
+    greatest = line[0]
+    for code in line:  # nodata is the greatest code: this becomes a vector maximum
+        greatest = code if code > greatest else greatest
+    return greatest == _NODATA
 
 
 @inlined

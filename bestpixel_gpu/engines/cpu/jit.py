@@ -88,8 +88,12 @@ def _private_folder() -> str | None:
 
 
 def inlined(function: F) -> F:
-    """Leave a function to be compiled into the kernels that call it."""
-    register_jitable(function)
+    """Leave a function to be compiled into the kernels that call it.
+
+    LLVM is told to do so: by itself it leaves the larger ones as calls, which pass every field of
+    every tuple through memory.
+    """
+    register_jitable(forceinline=True)(function)
     return function
 
 

@@ -61,6 +61,21 @@ def copy_memory(typing: Any, source: Any, target: Any, size: Any) -> Any:
 
 
 @intrinsic
+def copy_two(typing: Any, source: Any, target: Any) -> Any:
+    """Copy two neighbouring elements between pointers of one kind, as one word."""
+    signature = types.void(source, source)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = source.dtype.bitwidth
+        word = ir.IntType(2 * bits).as_pointer()
+        loaded = _loaded(builder, builder.bitcast(args[0], word))
+        builder.store(loaded, builder.bitcast(args[1], word)).align = bits // 8
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def swap_bytes(typing: Any, value: Any) -> Any:
     """The unsigned integer with its bytes in the other order."""
 
@@ -166,6 +181,30 @@ def sum_block(typing: Any, source: Any, target: Any, before: Any) -> Any:
     return signature, generate
 
 
+@intrinsic
+def look_up_block(typing: Any, source: Any, target: Any, table: Any) -> Any:
+    """Write ``table[min(value, 15)]`` of the 16 bytes at a pointer; all three point to bytes.
+
+    Said lane by lane; where the processor has an instruction for it, LLVM finds it.
+    """
+    signature = types.void(source, target, table)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(_I8, 16)
+        where = kind.as_pointer()
+        values, entries = (_loaded(builder, builder.bitcast(p, where)) for p in (args[0], args[2]))
+        last = ir.Constant(kind, [15] * 16)
+        values = builder.select(builder.icmp_unsigned("<", values, last), values, last)
+        found = ir.Constant(kind, None)
+        for lane in range(16):
+            at = builder.extract_element(values, _I32(lane))
+            found = builder.insert_element(found, builder.extract_element(entries, at), _I32(lane))
+        builder.store(found, builder.bitcast(args[1], where)).align = 1
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
 def _lanes(which: list[int]) -> Any:
     return ir.Constant(ir.VectorType(_I32, len(which)), which)
 
@@ -188,3 +227,19 @@ def moved(typing: Any, pointer: Any, count: Any) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return pointer(pointer, types.int64), generate
+
+
+@intrinsic
+def prefetch(typing: Any, pointer: Any) -> Any:
+    """Ask for the cache line at a pointer, which may point anywhere."""
+    signature = types.void(pointer)
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        any_pointer = _I8.as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [any_pointer, _I32, _I32, _I32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (any_pointer,), kind)
+        to_read, keep, data = _I32(0), _I32(3), _I32(1)
+        builder.call(function, [builder.bitcast(args[0], any_pointer), to_read, keep, data])
+        return context.get_dummy_value()
+
+    return signature, generate

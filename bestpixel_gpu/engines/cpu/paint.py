@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bestpixel_gpu.engines.contract import TapSource, Window
 from bestpixel_gpu.engines.cpu.jit import plane, table
 from bestpixel_gpu.engines.cpu.lattice import lattice_of
-from bestpixel_gpu.engines.cpu.paint_axis import BLEND_COLUMNS, COLUMN_FIELDS, column_table, paint_axis
+from bestpixel_gpu.engines.cpu.paint_axis import BLEND_ROOM, COLUMN_FIELDS, column_table, paint_axis
 from bestpixel_gpu.engines.cpu.paint_lattice import paint_lattice
 from bestpixel_gpu.engines.cpu.sample import level_of, rule_of
 from bestpixel_gpu.engines.cpu.spans import spans_of
@@ -59,6 +59,7 @@ class _Brush:
         self._slots = table(source.slots, np.int32)
         self._level = level_of(source, pool.step // dtype.itemsize)
         self._rule = rule_of(source.rule, dtype)
+        self._blend = np.empty(BLEND_ROOM, np.int32 if dtype.itemsize < 4 else np.int64)
         positions = source.geometry.positions
         if isinstance(positions, AxisMap):
             self._lattice = None
@@ -68,7 +69,6 @@ class _Brush:
             )
             self._columns = np.empty((COLUMN_FIELDS, col1 - col0), np.int32)
             column_table(self._x, self._level, self._columns)
-            self._blend = np.empty(BLEND_COLUMNS, np.int32 if dtype.itemsize < 4 else np.int64)
         else:
             self._lattice = lattice_of(positions, row0, col0)
 
@@ -76,5 +76,5 @@ class _Brush:
         """Paint spans of the window, return how many pixels became nodata."""
         source = (spans, self._pool, self._slots, self._level, self._rule)
         if self._lattice is not None:
-            return int(paint_lattice(*source, self._lattice, target, step))
+            return int(paint_lattice(*source, self._lattice, self._blend, target, step))
         return int(paint_axis(*source, self._x, self._y, self._columns, self._blend, target, step))

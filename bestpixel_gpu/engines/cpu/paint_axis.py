@@ -16,7 +16,7 @@ from bestpixel_gpu.engines.cpu.jit import (
     nearest,
     second_weight,
 )
-from bestpixel_gpu.engines.cpu.native import moved, start_of
+from bestpixel_gpu.engines.cpu.native import copy_two, moved, start_of
 from bestpixel_gpu.engines.cpu.sample import (
     Level,
     Rule,
@@ -24,19 +24,20 @@ from bestpixel_gpu.engines.cpu.sample import (
     any_valid,
     finish,
     is_valid,
+    mean_of_sums,
     sample,
     scale,
 )
-from bestpixel_gpu.engines.fixed_point import FULL_WEIGHT, WEIGHT_BITS
+from bestpixel_gpu.engines.fixed_point import FULL_WEIGHT
 
 _NODATA = np.uint16(NODATA)
 _FULL = FULL_WEIGHT
-_SHIFT = 2 * WEIGHT_BITS
-_ROUND = 1 << (_SHIFT - 1)
 _CHUNK = 256
 """Output pixels of a row that are tried at once."""
 BLEND_COLUMNS = 1024
 """Source columns that a chunk may span before it is sampled pixel by pixel."""
+BLEND_ROOM = BLEND_COLUMNS + 2 * _CHUNK
+"""Elements of scratch."""
 
 TILE, FIRST, WEIGHT, NEAREST, RUN_END, POINT_END, COPY_END = range(7)
 """Rows of a column table; see :func:`column_table`."""
@@ -175,7 +176,7 @@ def paint_axis(
         Positions of the window.
     columns : int32, (7, cols)
         By :func:`column_table`.
-    blend : int32 or int64, (BLEND_COLUMNS,)
+    blend : int32 or int64, (BLEND_ROOM,)
         Scratch; its type holds 32768 times any sample.
     target : uint16, flat
         With `step` elements from row to row.
@@ -338,15 +339,14 @@ def _blend_rows(upper: Any, lower: Any, weight: int, out: Any, size: int) -> Non
 
 @inlined
 def _blend_columns(blend: Any, first: Any, weight: Any, rule: Rule, out: Any, size: int) -> None:
+    pairs = moved(blend, BLEND_COLUMNS)
+    for i in range(size):  # apart from the arithmetic, which becomes vector code
+        copy_two(moved(blend, int64(first[i]) - int64(first[0])), moved(pairs, 2 * i))
     if rule.div == 1:
         for i in range(size):
-            out[i] = np.uint16(scale(_blend(blend, first[i] - first[0], weight[i]), rule))
+            mean = mean_of_sums(int64(pairs[2 * i]), int64(pairs[2 * i + 1]), int64(weight[i]))
+            out[i] = np.uint16(scale(mean, rule))
     else:
         for i in range(size):
-            out[i] = np.uint16(finish(_blend(blend, first[i] - first[0], weight[i]), rule))
-
-
-@inlined
-def _blend(blend: Any, at: int, weight: Any) -> Any:
-    left, right = int64(blend[at]), int64(blend[at + 1])
-    return ((left << WEIGHT_BITS) + int64(weight) * (right - left) + _ROUND) >> _SHIFT
+            mean = mean_of_sums(int64(pairs[2 * i]), int64(pairs[2 * i + 1]), int64(weight[i]))
+            out[i] = np.uint16(finish(mean, rule))

@@ -102,6 +102,16 @@ def _sort(lengths: Any, work: Workspace) -> Any:
 
 
 @inlined
+def _next(reverse: int, bits: int) -> int:
+    """The code after one of `bits` bits, both with their bits in the other order, as streams hold them."""
+    bit = 1 << (bits - 1)
+    while reverse & bit:
+        reverse ^= bit
+        bit >>= 1
+    return reverse | bit
+
+
+@inlined
 def build_table(lengths: Any, symbols: Any, root: int, table: Any, work: Workspace) -> bool:
     """Decoding table of the canonical code with these lengths; whether there is one.
 
@@ -117,18 +127,15 @@ def build_table(lengths: Any, symbols: Any, root: int, table: Any, work: Workspa
         return False
     if free:
         table[: 1 << root] = BAD
-    code, at, start, sub, prefix, end = 0, 0, 0, 0, -1, 1 << root
+    reverse, at, start, sub, prefix, end = 0, 0, 0, 0, -1, 1 << root
     for bits in range(1, longest + 1):
         for k in range(counts[bits]):
             entry = int64(symbols[work.order[at]]) + bits * _PER_BIT
             at += 1
-            reverse = 0
-            for i in range(bits):
-                reverse |= (code >> i & 1) << (bits - 1 - i)
-            code += 1
             if bits <= root:
                 for j in range(reverse, 1 << root, 1 << bits):
                     table[j] = entry
+                reverse = _next(reverse, bits)
                 continue
             if reverse & ((1 << root) - 1) != prefix:
                 prefix = reverse & ((1 << root) - 1)
@@ -141,7 +148,7 @@ def build_table(lengths: Any, symbols: Any, root: int, table: Any, work: Workspa
                 table[prefix] = start << 16 | sub << 8 | LINK
             for j in range(reverse >> root, 1 << sub, 1 << (bits - root)):
                 table[start + j] = entry
-        code <<= 1
+            reverse = _next(reverse, bits)
     return True
 
 

@@ -21,7 +21,7 @@ from bestpixel_gpu.engines.cpu.jit import (
     second_weight,
     weighted_mean,
 )
-from bestpixel_gpu.engines.fixed_point import FULL_WEIGHT, LARGEST_VALUE
+from bestpixel_gpu.engines.fixed_point import FULL_WEIGHT, LARGEST_VALUE, WEIGHT_BITS
 
 MARGIN = 2
 """Pixels around a tap that erosion looks at."""
@@ -30,6 +30,8 @@ _LOST_SLOT = LOST_SLOT
 _NODATA = int64(NODATA)
 _FULL = FULL_WEIGHT
 _LARGEST = LARGEST_VALUE
+_SHIFT = 2 * WEIGHT_BITS
+_ROUND = 1 << (_SHIFT - 1)
 
 
 class Level(NamedTuple):
@@ -78,6 +80,8 @@ def rule_of(rule: SampleRule, dtype: np.dtype[Any]) -> Rule:
     lo, hi = max(rule.lo, int(info.min)), min(rule.hi, int(info.max))
     if lo > hi:
         return Rule(0, 0, 0, int(rule.erode), rule.mul, rule.add, rule.div)  # nothing is valid
+    if rule.nodata == lo < hi:  # at an end of the range it need not be asked for
+        lo += 1
     nodata = lo - 1 if rule.nodata is None or not lo <= rule.nodata <= hi else rule.nodata
     return Rule(lo, hi, nodata, int(rule.erode), rule.mul, rule.add, rule.div)
 
@@ -112,6 +116,12 @@ def any_valid(values: Any, size: int, rule: Rule) -> bool:
         if is_valid(int64(values[i]), rule):
             return True
     return False
+
+
+@inlined
+def mean_of_sums(first: int, second: int, weight: int) -> int:
+    """Mean of two sums that weigh 32768 already, rounded half up; `weight` is that of the second."""
+    return ((_FULL - weight) * first + weight * second + _ROUND) >> _SHIFT
 
 
 @inlined

@@ -395,17 +395,20 @@ def test_noise_is_no_stream():
         assert inflated(noise, size) is None
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fences memory by Linux's mprotect")
-def test_no_byte_beyond_either_end_is_read_or_written():
-    """Stream and output end where memory that may not be touched begins: a step over it is fatal."""
+def fenced(pages):
+    """Pages of memory before one that may not be touched: a step over the end is fatal."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("fences memory by Linux's mprotect")
     page = mmap.PAGESIZE
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    fenced = []
-    for _ in range(2):
-        memory = np.frombuffer(mmap.mmap(-1, 4 * page), np.uint8)
-        assert libc.mprotect(memory.ctypes.data + 3 * page, page, 0) == 0
-        fenced.append(memory[: 3 * page])
+    memory = np.frombuffer(mmap.mmap(-1, (pages + 1) * page), np.uint8)
+    assert libc.mprotect(memory.ctypes.data + pages * page, page, 0) == 0
+    return memory[: pages * page]
+
+
+def test_no_byte_beyond_either_end_is_read_or_written():
+    before, after = fenced(3), fenced(3)
     rng, work, outcomes = random.Random(3), workspace(), []
     for i in range(1500):
         values, count = rng.choice([1, 9, 256]), rng.randrange(1, 9000)
@@ -413,12 +416,32 @@ def test_no_byte_beyond_either_end_is_read_or_written():
         packer = zlib.compressobj(i % 10, strategy=STRATEGIES[i // 10 % 5])
         stream = packer.compress(raw.tobytes()) + packer.flush()
         if i % 3:
-            stream = (b"\x78\x9c" + mutated(rng, stream[2:]))[: 3 * page]
-        source, target = fenced[0][3 * page - len(stream) :], fenced[1][3 * page - raw.size :]
+            stream = (b"\x78\x9c" + mutated(rng, stream[2:]))[: before.size]
+        source, target = before[before.size - len(stream) :], after[after.size - raw.size :]
         source[:] = np.frombuffer(stream, np.uint8)
         outcomes.append(numba_inflate.inflate(source.ctypes.data, len(stream), target, work))
         assert i % 3 or (outcomes[-1] == numba_inflate.OK and (target == raw).all())
     assert set(outcomes) == {numba_inflate.OK, numba_inflate.CORRUPT}
+
+
+def test_the_longest_symbols_are_read_up_to_every_end():
+    """Matches of 48 bits, the most there are, drain the bits ahead; the stream is cut behind each byte."""
+    memory, work, count = fenced(9), workspace(), 40
+    lit = literals(s256=15, s284=15, **{f"s{n}": n + 1 for n in range(14)})
+    dist = [*range(1, 15), *[0] * 14, 15, 15]
+    bits = dynamic(Bits(), plain([*lit, *dist]), len(lit), len(dist), ALL)
+    for _ in range(count):
+        bits.code(0x7FFF, 15).add(30, 5).code(0x7FFF, 15).add(8191, 13)
+    raw = RNG.bytes(32768)
+    out = raw + raw[: 257 * count]
+    body = b"\0\x00\x80\xff\x7f" + raw + bits.code(0x7FFE, 15).bytes()
+    stream = b"\x78\x9c" + body + struct.pack(">I", zlib.adler32(out))
+    assert inflated(stream, len(out)) == zlib.decompress(stream) == out
+    target = np.empty(len(out), np.uint8)
+    for cut in range(len(stream) - 6 * count, len(stream)):
+        source = memory[memory.size - cut :]
+        source[:] = np.frombuffer(stream[:cut], np.uint8)
+        assert numba_inflate.inflate(source.ctypes.data, cut, target, work) == numba_inflate.CORRUPT
 
 
 def deflate_tiles(data):
