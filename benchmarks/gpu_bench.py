@@ -89,9 +89,9 @@ class Bench:
         sizes = {"l2_mib": found["l2CacheSize"] >> 20, "memory_gib": found["totalGlobalMem"] >> 30}
         return {**self.device.describe(), "sms": self.sms, **sizes, "nvidia-smi": self._smi()}
 
-    def engine(self, nvcomp: Nvcomp | None = None, device: Any = None) -> CudaEngine:
+    def engine(self, nvcomp: Nvcomp | None = None, device: Any = None, **options: Any) -> CudaEngine:
         """An engine on the device, or on one that looks like it."""
-        return CudaEngine(device or self.device, nvcomp)
+        return CudaEngine(device or self.device, nvcomp, **options)
 
     def nvcomp(self) -> Nvcomp:
         """The library, where there is one; else :class:`DeviceError`."""
@@ -201,10 +201,6 @@ class EmulatedBench(Bench):
         """What the device says of itself."""
         return dict(self.device.describe())
 
-    def engine(self, nvcomp: Nvcomp | None = None, device: Any = None) -> CudaEngine:
-        """An engine that does not wait for more."""
-        return CudaEngine(device or self.device, nvcomp, gather=0)
-
     def nvcomp(self) -> Nvcomp:
         """None: nvCOMP cannot be emulated."""
         from bestpixel_gpu.errors import DeviceError
@@ -235,7 +231,10 @@ class EmulatedBench(Bench):
 
     def copy(self, target: Any, source: Any) -> None:
         """Copy by way of the host."""
-        self.device.copy_in(target, self.device.download(source), self.device.main)
+        pinned = self.device.pinned(source.nbytes)
+        pinned[:] = self.device.download(source).view(np.uint8).ravel()
+        self.device.copy_in(target, pinned.view(target.dtype).reshape(target.shape), self.device.main)
+        self.device.synchronize()
 
     def wrong_rows(self, found: Any, expected: NDArray[np.uint8], pick: Sequence[int]) -> int:
         """Compared on the host."""

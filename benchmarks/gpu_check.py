@@ -11,8 +11,10 @@ What was found is printed and written to FILE as it comes, so a run that is cut 
    inflate; damaged streams judged as zlib does, without a byte written outside.
 3. inflate: GB/s decoded by streams in flight, beside what was predicted without a GPU.
 4. kernels: each operation's share of the copy bandwidth.
-5. path: a composite from host memory against the Numba engine on the cores beside the device.
-6. verdict: the goals G1 to G4, measured and met.
+5. path: a composite from host memory against the Numba engine on the cores beside the device; few
+   tiles, and composites, by who inflates and by how long the loader waits for more.
+6. receive: the same from receive buffers, gathered and straight from pinned memory.
+7. verdict: the goals G1 to G4, measured and met.
 
 The exit status is 0 unless something was wrong or broke (1), or there is no device (2); a goal of
 speed that is not met is only reported. `--emulate` runs the same script at small sizes on the tests'
@@ -43,6 +45,7 @@ import gpu_correctness
 import gpu_inflate
 import gpu_kernels
 import gpu_path
+import gpu_receive
 import stack
 from gpu_bench import Bench, EmulatedBench, cores
 from gpu_verdict import verdict
@@ -70,14 +73,16 @@ class Sizes:
         Streams, and the side of the tiles that they are made of.
     streams : tuple of int
         In flight.
+    routed : tuple of int
+        In flight where it is asked which kernel suits which ratio.
     tiles : tuple of int
         Sides of the tiles that are inflated.
     distinct : int
         Different ones.
     side, tile : int
         Output and tiles of the kernels.
-    path : tuple
-        As one of `composites`.
+    path, received : tuple
+        As one of `composites`; tiles that are received first must be more than a few bytes.
     repeats : int
         Of the path.
     copied : int
@@ -87,11 +92,13 @@ class Sizes:
     composites: tuple[tuple[int, int, int, int, int], ...]
     damaged: tuple[int, int]
     streams: tuple[int, ...]
+    routed: tuple[int, ...]
     tiles: tuple[int, ...]
     distinct: int
     side: int
     tile: int
     path: tuple[int, int, int, int, int]
+    received: tuple[int, int, int, int, int]
     repeats: int
     copied: int
 
@@ -100,11 +107,13 @@ FULL = Sizes(
     composites=((1024, 4, 2, 512, 512), (1501, 3, 2, 256, 512), (3000, 5, 2, 1024, 512)),
     damaged=(3000, 128),
     streams=gpu_inflate.COUNTS,
+    routed=(8, 300, 2000),
     tiles=(512, 1024),
     distinct=24,
     side=8192,
     tile=512,
     path=(8192, 6, 4, 512, 512),
+    received=(8192, 6, 4, 512, 512),
     repeats=5,
     copied=1 << 30,
 )
@@ -112,11 +121,13 @@ SMALL = Sizes(
     composites=((128, 3, 2, 32, 32), (83, 2, 1, 64, 32)),
     damaged=(200, 32),
     streams=(1, 3),
+    routed=(2,),
     tiles=(64,),
     distinct=2,
     side=192,
     tile=64,
     path=(128, 3, 2, 32, 32),
+    received=(256, 2, 1, 64, 32),
     repeats=1,
     copied=1 << 12,
 )
@@ -238,16 +249,22 @@ def inflate(run: Run) -> None:
     more, nvcomp = run.until(0.5), run.nvcomp()
     clock = run.bench.clock_hz()
     run.report.say("  kind, side, streams, way: GB/s; clocks a token (predicted)")
-    for kind in gpu_inflate.kinds(run.sizes.tiles, run.sizes.distinct):
+    sizes = run.sizes
+    kinds = [(kind, sizes.streams) for kind in gpu_inflate.kinds(sizes.tiles, sizes.distinct)]
+    kinds += [(kind, sizes.routed) for kind in gpu_inflate.rounded(sizes.tiles[0], sizes.distinct)]
+    for kind, counts in kinds:
         if not more():
             break
-        for row in gpu_inflate.rates(run.bench, kind, run.sizes.streams, nvcomp, clock, more):
+        for row in gpu_inflate.rates(run.bench, kind, counts, nvcomp, clock, more):
             run.report.add("inflate", row)
             where = f"{row['kind']}, {row['size']}, {row['streams']}, {row['way']}"
             clocks = f"{_number(row['clocks_per_token'])} ({_number(row['predicted_clocks_per_token'])})"
             run.report.say(f"  {where}: {_number(row['gb_s'])}; {clocks}")
             if row["wrong"]:
                 run.report.check(f"inflate {where}", False, wrong=row["wrong"])
+    serial_from = gpu_inflate.crossings(run.report.found.get("inflate", ()))
+    run.report.put("serial_from_ratio", serial_from)
+    run.report.say(f"  the serial kernel is faster from a ratio of, by streams: {serial_from}")
 
 
 def kernels(run: Run) -> None:
@@ -267,7 +284,7 @@ def kernels(run: Run) -> None:
 
 def path(run: Run) -> None:
     """Host memory to composite, both engines."""
-    given, cpu = _stack(run.sizes.path), create("cpu", threads=_threads())
+    more, given, cpu = run.until(0.8), _stack(run.sizes.path), create("cpu", threads=_threads())
     found = gpu_path.measure(run.bench, cpu, given, _threads(), run.sizes.repeats)
     cpu.close()
     run.report.put("path", found)
@@ -275,6 +292,24 @@ def path(run: Run) -> None:
         run.report.say(f"  {name}: {value}")
     run.report.check("composite of the path", not found["differing"], differing=found["differing"])
     run.report.check("a second composite takes no more memory", not gpu_path.grew(found["memory"]))
+    for part, tried in (("few", gpu_path.few), ("sweep", gpu_path.sweep)):
+        for row in _while(more, tried(run.bench, given, _threads(), run.sizes.repeats)):
+            run.report.add(part, row)
+            run.report.say(f"  {part}: {row}")
+
+
+def receive(run: Run) -> None:
+    """A composite out of buffers that bodies were received into, pinned and not."""
+    found = gpu_receive.measure(run.bench, _stack(run.sizes.received), run.sizes.repeats)
+    run.report.put("receive", found)
+    for way, row in found.items():
+        told = ", ".join(f"{name} {value}" for name, value in row.items() if name != "checksums")
+        run.report.say(f"  {way}: {told}")
+    gathered, straight = found["gathered"], found["straight"]
+    same = gathered["checksums"] == straight["checksums"]
+    run.report.check("received either way, tiles give the same composite", same)
+    went = straight["straight_bytes"] > 0 and gathered["straight_bytes"] == 0
+    run.report.check("what is received into pinned memory goes straight", went)
 
 
 PARTS: dict[str, Callable[[Run], None]] = {
@@ -282,6 +317,7 @@ PARTS: dict[str, Callable[[Run], None]] = {
     "inflate": inflate,
     "kernels": kernels,
     "path": path,
+    "receive": receive,
 }
 
 

@@ -51,11 +51,12 @@ def composites(
         right = gpu_path.on_cpu(cpu, given, cores)
         what = f"composite of {len(given.masks)} x {len(given.bands)} x {given.size} pixels"
         for way, library, ratio in _ways(nvcomp):
+            share = gpu_path.Fixed(way == "host", cores)
             if not more():
                 check(f"{what}, {way}", None, why="no time left")
                 continue
             with forced(ratio):
-                engine = bench.engine(library)
+                engine = bench.engine(library, share=share)
                 layers = gpu_path.on_device(engine, given)
                 differing = gpu_path.differing(engine, layers, cpu, right)
                 engine.close()
@@ -75,6 +76,7 @@ def forced(ratio: float) -> Iterator[None]:
 def _ways(nvcomp: Nvcomp | None) -> list[tuple[str, Nvcomp | None, float]]:
     own = [("routed", batches.BLOCK_RATIO), ("parallel", float("inf")), ("serial", 0.0)]
     ways = [(way, None, float(ratio)) for way, ratio in own]
+    ways.append(("host", None, float(batches.BLOCK_RATIO)))
     return [*ways, *([("nvcomp", nvcomp, float(batches.BLOCK_RATIO))] if nvcomp else [])]
 
 

@@ -6,6 +6,7 @@ block per stream), ``routed`` gives each stream to one of them as the engine doe
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ KERNELS = {
     "parallel": ("inflate_parallel", "inflate_streams_parallel", 1),
 }
 COUNTS = (1, 8, 64, 132, 300, 800, 2000, 4096)
+ROUNDED = (32, 128, 256, 512, 1024)
+"""Steps to which reflectance is rounded: tiles that deflate 2.6, 4.3, 6, 10 and 18 times."""
 MOST = 2 << 30
 """Inflated bytes in flight."""
 UNTOUCHED = 0xA5
@@ -149,6 +152,30 @@ def kinds(sizes: Sequence[int], distinct: int) -> list[Kind]:
     """Reflectance in tiles of each size, then class masks of the first size."""
     out = [Kind("reflectance", n, stack.reflectance_tiles(n, n=distinct)) for n in sizes]
     return [*out, Kind("classes", sizes[0], stack.mask_tiles(sizes[0], n=distinct))]
+
+
+def rounded(size: int, distinct: int) -> list[Kind]:
+    """Reflectance rounded to ever larger steps: what lies between the two kinds that archives hold."""
+    return [
+        Kind(f"rounded to {step}", size, stack.reflectance_tiles(size, n=distinct, step=step))
+        for step in ROUNDED
+    ]
+
+
+def crossings(rows: Iterable[dict[str, Any]]) -> dict[int, float | None]:
+    """By streams in flight, the ratio from which on the serial kernel is the faster one."""
+    times: dict[int, dict[float, dict[str, float]]] = {}
+    for row in rows:
+        if row["seconds"]:
+            times.setdefault(row["streams"], {}).setdefault(row["ratio"], {})[row["way"]] = row["seconds"]
+    found: dict[int, float | None] = {}
+    for n, by_ratio in times.items():
+        found[n] = None
+        for ratio, by_way in sorted(by_ratio.items(), reverse=True):
+            if by_way.get("serial", math.inf) >= by_way.get("parallel", 0.0):
+                break
+            found[n] = ratio
+    return found
 
 
 def _stored(tile: CompressedTile) -> bytes:

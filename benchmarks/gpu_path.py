@@ -2,6 +2,7 @@
 
 `Timeline` marks where each launch and copy of a run starts and ends on the device. What inflate
 costs is the time in which any inflate was under way; all the rest of the run is "everything else".
+`few` and `sweep` try what the loader can be told otherwise: who inflates, and how long it waits for more.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import gc
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -19,10 +20,35 @@ from gpu_bench import Bench
 from stack import Stack
 
 from bestpixel_gpu.engines.contract import Engine
+from bestpixel_gpu.engines.cuda.share import Share, Way
 
 INFLATE = ("inflate", "inflate_parallel", "adler32", "nvcomp")
 CALLERS = 8
 """Threads that ask the CUDA engine."""
+FEW = (1, 4, 16, 64, 256)
+"""Streams at hand."""
+GATHERS = (0.0, 0.0002, 0.001, 0.004)
+"""Seconds that the first batch after a rest waits."""
+_LEARNED = 8
+"""Loads in which a share has seen both sides."""
+
+
+class Fixed(Share):
+    """Learns nothing: all streams are the host's, or none."""
+
+    def __init__(self, all_of_them: bool, workers: int) -> None:
+        super().__init__(workers)
+        self._all = all_of_them
+
+    def for_host(self, streams: Sequence[tuple[Way, int]]) -> list[int]:
+        """All indices, or none."""
+        return list(range(len(streams))) if self._all else []
+
+
+def shares(cores: int) -> dict[str, Share]:
+    """Ways to divide streams between device and host, new ones."""
+    workers = max(1, cores // 2)
+    return {"device": Fixed(False, workers), "host": Fixed(True, workers), "learned": Share(workers)}
 
 
 class Span(NamedTuple):
@@ -164,6 +190,45 @@ def timeline(bench: Bench, given: Stack) -> dict[str, Any]:
         return found | {"seconds": None, "under_way": None, "rest_over_inflate": None}
     inflate = under_way["inflate, any"]
     return found | {"seconds": seconds, "under_way": under_way, "rest_over_inflate": seconds / inflate - 1}
+
+
+def few(bench: Bench, given: Stack, cores: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Few tiles from host memory to slots, by who inflates: where the device overtakes the host."""
+    for n in FEW:
+        tiles = given.bands[0][0][:n]
+        if len(tiles) < n:
+            return
+        for who, share in shares(cores).items():
+            engine = bench.engine(share=share)
+            pool = engine.pool(tiles[0].layout.decoded_bytes, n)
+
+            def load(engine: Any = engine, pool: Any = pool, tiles: Any = tiles) -> None:
+                assert not engine.load(pool, range(len(tiles)), tiles).wait().any()
+
+            wall(load, _LEARNED)
+            taken = wall(load, 2 * repeats)
+            yield {"streams": n, "inflates": who, **_outcome(bench, engine, taken)}
+            engine.close()
+
+
+def sweep(bench: Bench, given: Stack, cores: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Composites by who inflates, and by how long the loader waits for more."""
+    settings: list[tuple[str, Any, dict[str, Any]]] = [
+        ("inflates", who, {"share": share}) for who, share in shares(cores).items()
+    ]
+    settings += [("gather", seconds, {"gather": seconds}) for seconds in GATHERS]
+    for knob, value, options in settings:
+        engine = bench.engine(**options)
+        on_device(engine, given)
+        taken = wall(lambda engine=engine: on_device(engine, given), repeats)
+        yield {knob: value, **_outcome(bench, engine, taken)}
+        engine.close()
+
+
+def _outcome(bench: Bench, engine: Engine, taken: list[float]) -> dict[str, Any]:
+    """Median seconds, and what the engine counted and saw."""
+    facts = {name: fact for name, fact in engine.describe().items() if not isinstance(fact, str)}
+    return {"seconds": None if bench.emulated else statistics.median(taken), "repeats": len(taken), **facts}
 
 
 def _memory(bench: Bench, engine: Any, given: Stack) -> dict[str, int]:

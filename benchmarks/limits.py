@@ -34,7 +34,7 @@ CASES = [
     Case("full", who=("ours",), resolution=20, bands=BANDS4),
     Case("full", who=("ours",), resolution=60, bands=BANDS4),
 ]
-OPERATIONS = ("load", "classify", "resample", "statistics", "rank", "owners", "paint", "empty")
+OPERATIONS = ("load", "classify", "resample", "statistics", "rank", "settle", "owners", "paint", "empty")
 LOOP_THREAD = "bestpixel-io"
 KEPT_BYTES = 512 << 20
 """Compressed bytes of tiles kept for the measurement of libdeflate; the rest is scaled."""
@@ -51,6 +51,8 @@ class Watch:
         self.kept = 0
         self.on_loop = 0.0
         """CPU seconds of operations that ran on the event loop's own thread."""
+        self.own = 0.0
+        """CPU seconds of the watch itself."""
         self.lock = threading.Lock()
 
     def engine(self, inner: Any) -> Any:
@@ -59,6 +61,7 @@ class Watch:
 
     def note(self, name: str, seconds: float, args: tuple[Any, ...], result: Any) -> None:
         """Add one call of an operation."""
+        start = time.thread_time()
         with self.lock:
             self.seconds[name] += seconds
             self.moved[name] += _moved(name, args, result)
@@ -68,6 +71,7 @@ class Watch:
                 self.kept += len(tile.data)
                 if self.kept < KEPT_BYTES:
                     self.tiles[name].append((bytes(tile.data), tile.layout))
+            self.own += time.thread_time() - start
 
 
 class _Watched:
@@ -100,6 +104,8 @@ def _moved(name: str, args: tuple[Any, ...], result: Any) -> int:
         return sum(t.layout.decoded_bytes for t in _tiles(name, args))
     if name == "empty":
         return int(result.nbytes)
+    if name == "settle":
+        return sum(int(array.nbytes) for array in args[:3])
     window = args[0].window if name == "rank" else args[2] if name in ("resample", "statistics") else None
     if window is None:
         window = args[0] if name == "owners" else args[1]
@@ -187,18 +193,18 @@ def run_case(case: Case, place: Place, warm: Place) -> dict[str, Any]:
         ask(place.url + "/__reset", "POST")
         cpu, loop, wall = time.process_time(), _loop_seconds(), time.perf_counter()
         out = work()
-        cpu, loop = time.process_time() - cpu, _loop_seconds() - loop - watch.on_loop
+        cpu, loop = time.process_time() - cpu - watch.own, _loop_seconds() - loop - watch.on_loop
         wall = time.perf_counter() - wall
         read = ask(place.url + "/__stats")["bytes"]["data"]
     rates = {"copy": copy_rate(), "fresh": fresh_rate()}
     stages = [_receive(watch, loop, read)]
     stages += [_decode(watch, name, rates) for name in ("load", "classify") if watch.tiles[name]]
-    for name in ("resample", "statistics", "rank", "owners", "empty", "paint"):
+    for name in ("resample", "statistics", "rank", "settle", "owners", "empty", "paint"):
         if watch.seconds[name]:
             limit = watch.moved[name] / rates["fresh" if name == "empty" else "copy"]
             stages.append(_stage(name, MOVED[name], watch.moved[name], limit, watch.seconds[name]))
     known = loop + sum(watch.seconds.values())
-    stages.append(_stage("rest", "keys to layers, counts of wins, search, queues", 0, 0.0, cpu - known))
+    stages.append(_stage("rest", "search, counts of wins, queues", 0, 0.0, cpu - known))
     seconds = {k: round(v, 4) for k, v in out.report.seconds.items()}
     return {
         "case": asdict(case), "label": case.label, "cpu_s": round(cpu, 4), "wall_s": round(wall, 4),
@@ -210,6 +216,7 @@ MOVED = {
     "resample": "codes in and out",
     "statistics": "codes in",
     "rank": "codes, keys, counts",
+    "settle": "keys in, layers out",
     "owners": "winners",
     "empty": "layers and keys, first touch",
     "paint": "winners, samples in and out",
@@ -242,9 +249,9 @@ def _put_under(watch: Watch) -> None:
     create, read_range = engines.create, HttpTransport.read_range
     engines.create = lambda *args: watch.engine(create(*args))  # type: ignore[assignment]
 
-    async def noted(self: Any, url: str, offset: int, length: int, **kwargs: Any) -> Any:
+    async def noted(self: Any, url: str, offset: int, length: int, *args: Any, **kwargs: Any) -> Any:
         watch.ranges.append((url, offset, length))
-        return await read_range(self, url, offset, length, **kwargs)
+        return await read_range(self, url, offset, length, *args, **kwargs)
 
     HttpTransport.read_range = noted  # type: ignore[assignment]
 

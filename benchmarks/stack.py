@@ -79,8 +79,8 @@ def classes(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     return np.array([4, 5, 6, 3, 8, 9], np.uint8)[np.digitize(smooth(rng, size), [-0.4, 0.3, 0.6, 0.8, 1.3])]
 
 
-def reflectance_tiles(size: int, seed: int = 1, n: int = DISTINCT) -> list[CompressedTile]:
-    """Compressed tiles, uint16 with predictor 2."""
+def reflectance_tiles(size: int, seed: int = 1, n: int = DISTINCT, step: int = 1) -> list[CompressedTile]:
+    """Compressed tiles, uint16 with predictor 2; values are multiples of `step`."""
     layout = TileLayout(codec="deflate", width=size, height=size, bits=16, predictor=2)
     rng = np.random.default_rng(seed)
 
@@ -88,7 +88,7 @@ def reflectance_tiles(size: int, seed: int = 1, n: int = DISTINCT) -> list[Compr
         steps = np.diff(pixels, axis=1, prepend=np.zeros((size, 1), np.uint16)).astype("<u2")
         return CompressedTile(0, zlib.compress(steps.tobytes(), 6), layout)
 
-    return _parallel(one, [reflectance(rng, size) for _ in range(n)])
+    return _parallel(one, [reflectance(rng, size) // step * step for _ in range(n)])
 
 
 def mask_tiles(size: int, seed: int = 2, n: int = DISTINCT) -> list[CompressedTile]:

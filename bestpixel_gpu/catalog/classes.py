@@ -88,19 +88,34 @@ def _fmask(v: Values) -> Scored:
 
 
 def _qa_pixel(v: Values) -> Scored:
-    """QA_PIXEL of Landsat Collection 2, scored like the Fmask that it comes from.
+    """QA_PIXEL of Landsat Collection 2, scored like the Fmask of HLS: both come of one algorithm.
 
-    Bits 0 fill, 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow, 5 snow, 7 water, 8 and 9 confidence
-    in cloud (2 medium). Source: USGS LSDS-1619, Pixel Quality Assessment Band.
+    ======  ==============================  ====================================
+    bits    says                            is worth
+    ======  ==============================  ====================================
+    0       fill                            nothing was observed
+    3, 8-9  cloud; 3 high confidence in it  unusable
+    2, 14-  cirrus; 3 high confidence       2: seen through, but not corrected
+    4, 10-  cloud shadow; 3 high            2: dark
+    1       dilated cloud, its rim          1
+    8-9     2 medium confidence in cloud    1: the cloud bit is not set for it
+    5, 12-  snow or ice; 3 high             1, but clear in statistics
+    7       water                           0
+    6       neither cloud nor its rim       not looked at
+    ======  ==============================  ====================================
+
+    A flag is set at high confidence only, so either of the two is enough. Confidences of 0 (none) and
+    1 (low) say nothing, nor does 2 but for cloud: it is reserved. Bit 6 is set under shadow and cirrus,
+    and unset over some clear water. Landsat 4 to 7 leave the bits of cirrus 0. Source: USGS LSDS-1619
+    (Landsat 8-9 Collection 2 Level 2 Science Product Guide, version 6, tables 6-2 and 6-3) and LSDS-1618
+    (Landsat 4-7, version 4, tables 5-5 and 5-6); the scores are ours.
     """
-    doubtful = (v >> 8 & 3) >= 2
-    by_score = {
-        0: v >= 0,
-        1: _any_bit(v, 1, 5) | doubtful,
-        2: _any_bit(v, 2, 4),
-        UNUSABLE: _any_bit(v, 3),
-    }
-    return by_score, ~_any_bit(v, 1, 2, 3, 4) & ~doubtful, _any_bit(v, 0), _any_bit(v, 2, 3, 4)
+    cloud, shadow, snow, cirrus = (v >> first & 3 for first in (8, 10, 12, 14))
+    opaque = _any_bit(v, 3) | (cloud == 3)
+    dim = _any_bit(v, 2, 4) | (shadow == 3) | (cirrus == 3)
+    rim = _any_bit(v, 1) | (cloud == 2)
+    by_score = {0: v >= 0, 1: rim | _any_bit(v, 5) | (snow == 3), 2: dim, UNUSABLE: opaque}
+    return by_score, ~(opaque | dim | rim), _any_bit(v, 0), opaque | dim
 
 
 def _mcd43(v: Values) -> Scored:

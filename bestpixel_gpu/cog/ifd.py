@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,15 +99,24 @@ def _without_overviews(first: Directory) -> Raster:
     scale, offset = _scale_and_offset(first.text(GDAL_METADATA))
     keys = first.integers(GEO_DIRECTORY)
     directory = () if keys is None else tuple(keys.tolist())
+    crs, is_point = _geokeys(directory, first.doubles(GEO_DOUBLES), first.text(GEO_ASCII))
     return Raster(
         levels=(base,),
-        transform=_transform(first, is_pixel_point(directory)),
-        crs=crs_of(directory, first.doubles(GEO_DOUBLES), first.text(GEO_ASCII)),
+        transform=_transform(first, is_point),
+        crs=crs,
         nodata=_nodata(first.text(GDAL_NODATA), base.layout.dtype),
         samples=_samples(first),
         scale=scale,
         offset=offset,
     )
+
+
+@lru_cache(maxsize=256)
+def _geokeys(
+    directory: tuple[int, ...], doubles: tuple[float, ...], ascii_params: str
+) -> tuple[str | None, bool]:
+    """CRS, and whether coordinates mean pixel centres; most files of an archive say the same."""
+    return crs_of(directory, doubles, ascii_params), is_pixel_point(directory)
 
 
 def _further_pages(file: TiffFile, first: Directory) -> Iterator[tuple[Directory, int]]:
@@ -238,12 +248,10 @@ def _sample_type(page: Directory) -> tuple[str, int]:
 
 def _common(page: Directory, tag: int, name: str) -> int:
     """The one value of a tag that has a value for each sample; 1 where it is absent."""
-    values = page.integers(tag)
-    if values is None:
-        return 1
-    if len(values) > 1 and (values != values[0]).any():
+    values = page.integers(tag) if page.count(tag) > 1 else None
+    if values is not None and (values != values[0]).any():
         raise FormatError(f"{name} differs between samples: not supported")
-    return int(values[0])
+    return page.integer(tag, 1)
 
 
 def _codec(page: Directory) -> str:
@@ -332,8 +340,9 @@ def _nodata(text: str, dtype: np.dtype[np.generic]) -> float | int | None:
         whole = int(text) if re.fullmatch(r"[+-]?\d{1,20}", text) else int(value)
     except (ValueError, OverflowError):
         return None
-    limits = np.iinfo(dtype.name)
-    if (abs(value) < 2**53 and whole != value) or not limits.min <= whole <= limits.max:
+    bits, signed = 8 * dtype.itemsize, dtype.kind == "i"
+    least = -(1 << bits - 1) if signed else 0
+    if (abs(value) < 2**53 and whole != value) or not least <= whole < least + (1 << bits):
         return None
     return whole
 

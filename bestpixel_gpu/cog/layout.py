@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,11 @@ from bestpixel_gpu.errors import FormatError
 
 HOST_CODECS = ("lzw", "zstd", "packbits", "jpeg", "webp", "lerc", "lerc_deflate", "lerc_zstd")
 """Codecs that `codecs.to_raw` undoes on the host; `none` and `deflate` are the engines' own."""
+
+
+@cache
+def _dtype_of(kind: str, bits: int) -> np.dtype[np.generic]:
+    return np.dtype(f"{kind}{next(n for n in (1, 2, 4, 8) if 8 * n >= bits)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +46,7 @@ class TileLayout:
     @property
     def dtype(self) -> np.dtype[np.generic]:
         """Native dtype of a decoded sample: the smallest that holds `bits`."""
-        size = next(n for n in (1, 2, 4, 8) if 8 * n >= self.bits)
-        return np.dtype(f"{self.kind}{size}")
+        return _dtype_of(self.kind, self.bits)
 
     @property
     def row_bytes(self) -> int:

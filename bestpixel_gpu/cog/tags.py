@@ -135,11 +135,15 @@ class Directory:
 
     def integer(self, tag: int, default: int) -> int:
         """First value of an integer tag."""
-        entry = self._entries.get(tag, _ABSENT)
-        _, kind, count, _ = entry
-        if kind not in _INTEGERS or not count:
+        entry = self._entries.get(tag)
+        if entry is None or entry[1] not in _INTEGERS or not entry[2]:
             return default
+        kind = entry[1]
         return int.from_bytes(self._stored(entry, _SIZES[kind]), self._endian, signed=kind in _SIGNED)
+
+    def count(self, tag: int) -> int:
+        """How many values a tag has, 0 if it is absent."""
+        return self._entries.get(tag, _ABSENT)[2]
 
     def doubles(self, tag: int) -> tuple[float, ...]:
         """Values of a floating-point tag, empty if it is absent or of another type."""

@@ -1,15 +1,16 @@
 """The rule "ndvi": of a pixel's observations of the best score, the one with the greatest NDVI wins.
 
-Keys alone cannot tell, so red and near infrared of every scene that competes for a pixel are read:
-scene by scene into arrays of their own, from which the engine keeps the greater index. An
-observation without a valid red and near infrared is none; where a score has none left, the next
-one's observations compete.
+Keys alone cannot tell, so red and near infrared of every scene that competes for a pixel are read
+into arrays of their own, from which the engine keeps the greater index. As many scenes as there is
+memory for are read side by side; the order in which they come changes nothing. An observation without
+a valid red and near infrared is none; where a score has none left, the next one's observations compete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,25 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.bands import BandFiles
 from bestpixel_gpu.compositing.choice import Choice
-from bestpixel_gpu.compositing.painting import Block, Painter, Round, least_tiles, plan_round
+from bestpixel_gpu.compositing.painting import Block, Painter, Room, Round, plan_round
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.compositing.sweeps import compete, own_keys
 from bestpixel_gpu.engines.contract import NO_KEY, NODATA, RankState, ValueState, Window
+from bestpixel_gpu.plan.memory import MIB
 from bestpixel_gpu.plan.tiles import PassPlan
 from bestpixel_gpu.request import INDEX_BANDS
 
 AREA_PIXEL_BYTES = 18
 """Of a pixel while its observations compete: two keys, four values and a rank, one of them in 32 bits."""
+LANES = 8
+"""Scenes that are read side by side at most."""
+LANE_PIXEL_BYTES = 6
+"""Of a pixel that another one of them shows: two values and a rank."""
+LANES_BYTES = 64 * MIB
+"""Of them all, where more than one beside the first fits: large scenes keep a host busy as they are."""
+
+Own = dict[str, Any]
+"""One scene's values in a window, by band."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +49,6 @@ class Area:
         A key of the score and selection whose observations compete; NO_KEY where nothing does.
     best : ValueState
         The best observation so far.
-    own : values of one scene after the other, by band
     floor : ValueState, optional
         Only what comes after it competes.
     """
@@ -46,8 +56,26 @@ class Area:
     window: Window
     keys: Any
     best: ValueState
-    own: dict[str, Any]
     floor: ValueState | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Sweep:
+    """What the scenes share that let their observations of one score compete."""
+
+    areas: Sequence[Area]
+    waiting: Iterator[int]
+    """Ranks that no lane has taken."""
+    room: Room
+    met: int = 0
+    """Ranks that are through."""
+    ranking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """An area's best is written by one scene at a time."""
+
+
+def lanes_beside(spare: int, lane: int) -> int:
+    """How many scenes may be read beside the first, of `lane` bytes each."""
+    return min(LANES - 1, spare // lane, max(1, LANES_BYTES // lane))
 
 
 class Contest:
@@ -61,12 +89,18 @@ class Contest:
 
     def __init__(self, session: Session, choice: Choice, files: BandFiles) -> None:
         self._session, self._choice, self._files = session, choice, files
-        self._tile_bytes = 0
+        self._lanes, self._tile_bytes = 1, 0
         self.values: dict[str, Any] = {}
 
-    async def hold(self, windows: Sequence[Window], tile_bytes: int) -> None:
-        """Find the winners of windows that make up the grid, with `tile_bytes` of decoded tiles."""
-        session, self._tile_bytes = self._session, tile_bytes
+    async def hold(self, windows: Sequence[Window], least: int, spare: int) -> None:
+        """Find the winners of windows that make up the grid.
+
+        It takes `least` bytes for the decoded tiles of a scene, and what it can use of `spare` more.
+        """
+        session = self._session
+        lane = session.grid.width * session.grid.height * LANE_PIXEL_BYTES
+        self._lanes = 1 + min(lanes_beside(spare // 2, lane), len(self._choice.masks) - 1)
+        self._tile_bytes = least + spare - (self._lanes - 1) * lane
         empty = session.engine.empty
         for band in INDEX_BANDS:
             self.values[band] = await session.compute(empty, session.grid.shape, np.uint16, NODATA)
@@ -99,7 +133,7 @@ class Contest:
         for window in windows:  # one after the other: their keys need not exist together
             keys = await session.compute(self._class_keys, window, None)
             for rank in range(len(self._choice.masks)):
-                _, _, plans = await self._round(rank, [Area(window, keys, empty, {})])
+                _, _, plans = await self._round(rank, [Area(window, keys, empty)])
                 found += plans
         return found
 
@@ -109,36 +143,47 @@ class Contest:
         """Let all scenes meet, score by score, until every pixel has a winner or nothing competes."""
         session, left = self._session, list(areas)
         while left:
-            for rank in range(len(self._choice.masks)):
-                await self._meet(rank, left)
-                session.progress("contest", rank + 1, len(self._choice.masks))
+            room = Room.of(session, self._tile_bytes, self._lanes)
+            sweep = Sweep(left, iter(range(len(self._choice.masks))), room)
+            await together([self._lane(sweep) for _ in range(self._lanes)])
             more = await together([session.compute(self._next_class, a) for a in left])
             left = [area for area, goes_on in zip(left, more, strict=True) if goes_on]
 
-    async def _meet(self, rank: int, areas: Sequence[Area]) -> None:
+    async def _lane(self, sweep: Sweep) -> None:
+        """Let one scene after the other compete, of those that no other lane has taken."""
+        own: list[Own] = [{} for _ in sweep.areas]
+        for rank in sweep.waiting:
+            await self._meet(rank, sweep, own)
+            sweep.met += 1
+            self._session.progress("contest", sweep.met, len(self._choice.masks))
+
+    async def _meet(self, rank: int, sweep: Sweep, own: Sequence[Own]) -> None:
         """Read one scene's values where it is a rival, and let them compete."""
         session, engine = self._session, self._session.engine
-        there, work, plans = await self._round(rank, areas)
+        there, work, plans = await self._round(rank, sweep.areas)
         if not plans:
             return
         session.report.wanted_tiles += sum(p.n_tiles for p in plans)
-        await Painter(session, work, plans, max(self._tile_bytes, least_tiles(plans))).run()
+        values = [own[n] for n in there]
+        await together([session.compute(self._blank, b, v) for b, v in zip(work.blocks, values, strict=True)])
+        await Painter(session, work, plans, sweep.room).run()
         red, nir = INDEX_BANDS
-        await together(
-            [
-                session.compute(engine.rank_values, a.best, a.keys, rank, a.own[red], a.own[nir], a.floor)
-                for a in there
-            ]
-        )
+        async with sweep.ranking:
+            await together(
+                [
+                    session.compute(engine.rank_values, a.best, a.keys, rank, v[red], v[nir], a.floor)
+                    for a, v in zip([sweep.areas[n] for n in there], values, strict=True)
+                ]
+            )
 
-    async def _round(self, rank: int, areas: Sequence[Area]) -> tuple[list[Area], Round, list[PassPlan]]:
-        """The areas that one scene's mask reaches, and how its values are read there; no plans if none."""
+    async def _round(self, rank: int, areas: Sequence[Area]) -> tuple[list[int], Round, list[PassPlan]]:
+        """Which areas one scene's mask reaches, and how its values are read there; no plans if none."""
         session, scene = self._session, self._choice.masks[rank].scene
         files = {b: f for b in INDEX_BANDS if (f := self._files.get(scene, b)) is not None}
         blocks: list[Block | None] = [None] * len(areas)
         if len(files) == len(INDEX_BANDS):
             blocks = await together([session.compute(self._rivals, rank, a) for a in areas])
-        there = [area for area, block in zip(areas, blocks, strict=True) if block is not None]
+        there = [n for n, block in enumerate(blocks) if block is not None]
         work = Round([b for b in blocks if b is not None], {b: {rank: f} for b, f in files.items()}, {})
         plans = await plan_round(session, work) if there else []
         return there, work, plans if any(p.n_tiles for p in plans) else []
@@ -155,9 +200,7 @@ class Contest:
 
     def _area(self, window: Window, keys: Any, low: Any, high: Any, floor: ValueState | None) -> Area:
         engine, shape = self._session.engine, (window[1] - window[0], window[3] - window[2])
-        best = ValueState(engine.empty(shape, np.uint32, NO_KEY), low, high)
-        own = {band: engine.empty(shape, np.uint16, NODATA) for band in INDEX_BANDS}
-        return Area(window, keys, best, own, floor)
+        return Area(window, keys, ValueState(engine.empty(shape, np.uint32, NO_KEY), low, high), floor)
 
     def _whole_area(self, window: Window) -> Area:
         low, high = self._values(window)
@@ -175,10 +218,18 @@ class Contest:
         own = own_keys(session, area.window, mask, low, barred=choice.barred[rank])
         if own is None:
             return None
-        for values in area.own.values():
-            engine.fill(values, NODATA)
         winners = engine.empty(area.keys.shape, choice.winners.dtype, rank)
-        return Block(area.window, engine.only(winners, engine.rivals(area.keys, own, 16)), area.own)
+        return Block(area.window, engine.only(winners, engine.rivals(area.keys, own, 16)))
+
+    def _blank(self, block: Block, own: Own) -> None:
+        """Let a block be painted into a lane's arrays, which hold nothing yet or another scene's values."""
+        engine = self._session.engine
+        for band in INDEX_BANDS:
+            if band in own:
+                engine.fill(own[band], NODATA)
+            else:
+                own[band] = engine.empty(block.winners.shape, np.uint16, NODATA)
+        block.into = own
 
     def _next_class(self, area: Area) -> bool:
         """Whether another score competes where the last one's observations were all invalid."""

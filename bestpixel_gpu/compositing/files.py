@@ -12,7 +12,7 @@ from bestpixel_gpu.cog.layout import Level, Raster
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.errors import FormatError
 from bestpixel_gpu.geo.pixel_map import RasterFrame
-from bestpixel_gpu.transfer.reader import ChangedError
+from bestpixel_gpu.transfer.reader import ChangedError, Stamp
 
 LEVEL_SLACK = 1.01
 """A level may be this much coarser than the output asks for."""
@@ -28,8 +28,8 @@ def no_overview(_: Raster) -> float:
 
 async def open_raster(
     session: Session, asset: AssetRef, *, signed: bool, coarsest: Coarsest = no_overview
-) -> Raster:
-    """Header of a file, with the overviews up to a decimation.
+) -> tuple[Raster, Stamp | None]:
+    """Header of a file, with the overviews up to a decimation, and which file that is: reads take it.
 
     What does not read, or changed meanwhile, is asked for once more; what does not read, kept in no cache.
     """
@@ -44,15 +44,18 @@ async def open_raster(
         raise
 
 
-async def _read_header(session: Session, asset: AssetRef, signed: bool, coarsest: Coarsest) -> Raster:
+async def _read_header(
+    session: Session, asset: AssetRef, signed: bool, coarsest: Coarsest
+) -> tuple[Raster, Stamp | None]:
     """One request for nearly all files, more where the header says so."""
-    first, size = await session.reader.header(asset.href, signed=signed)
-    header = HeaderBytes(first, size)
+    reader, href = session.reader, asset.href
+    first, size = await reader.header(href, signed=signed)
+    header, stamp = HeaderBytes(first, size), reader.stamp(href)  # nothing is awaited between the two
     while True:
         try:
-            return read_raster(header, coarsest)
+            return read_raster(header, coarsest), stamp
         except NeedBytes as need:
-            more = await session.reader.read(asset.href, need.offset, need.length, signed=signed)
+            more = await reader.read(href, need.offset, need.length, signed=signed, stamp=stamp)
             header.add(need.offset, bytes(more))
 
 

@@ -36,7 +36,7 @@ from bestpixel_gpu.geo.crs import epsg_of
 from bestpixel_gpu.geo.pixel_map import HALF, PixelMap, RasterFrame, source_window
 from bestpixel_gpu.plan.scores import ScoreTables
 from bestpixel_gpu.request import Request
-from bestpixel_gpu.transfer.reader import ChangedError
+from bestpixel_gpu.transfer.reader import ChangedError, Stamp
 
 COARSER = 1.01
 """An output pixel is larger than a mask pixel if both of its sides are longer than this."""
@@ -172,7 +172,7 @@ async def fetch_mask(session: Session, scene: Scene, *, again: bool = False) -> 
     try:
         share = _share(session.request, scene.profile)
         coarsest = coarsest_for(session, scene, share)
-        raster = await open_raster(session, scene.mask, signed=scene.signed, coarsest=coarsest)
+        raster, stamp = await open_raster(session, scene.mask, signed=scene.signed, coarsest=coarsest)
         frame = frame_of(raster, scene)
         _note_contradiction(session, scene, frame)
         index = level_for(raster, share * min(session.projector.step(frame)))
@@ -191,7 +191,7 @@ async def fetch_mask(session: Session, scene: Scene, *, again: bool = False) -> 
         if box is None:
             return MaskFailure(scene, "its raster does not reach the grid")
         grid = level.grid
-        tiles = await _fetch(session, scene, scene.mask, level, plane, _tiles_in(grid, box))
+        tiles = await _fetch(session, scene, scene.mask, stamp, level, plane, _tiles_in(grid, box))
         for other in scene.more_masks:
             more = await _fetch_same(session, scene, other, frame, grid, [t.index for t in tiles])
             tiles = await session.compute(worst_tiles, tiles, more)
@@ -229,19 +229,26 @@ async def _fetch_same(
     session: Session, scene: Scene, asset: AssetRef, frame: RasterFrame, grid: TileGrid, indices: list[int]
 ) -> list[CompressedTile]:
     """The same tiles of another mask of the scene, full resolution."""
-    raster = await open_raster(session, asset, signed=scene.signed)
+    raster, stamp = await open_raster(session, asset, signed=scene.signed)
     level, plane = sample_of(raster.levels[0], asset.sample)
     if frame_of(raster, scene) != frame or level.grid != grid:
         raise FormatError(f"item {scene.id}: {asset.key} does not lie on the grid of {scene.mask.key}")
-    return await _fetch(session, scene, asset, level, plane, indices)
+    return await _fetch(session, scene, asset, stamp, level, plane, indices)
 
 
 async def _fetch(
-    session: Session, scene: Scene, asset: AssetRef, level: Level, plane: int, indices: list[int]
+    session: Session,
+    scene: Scene,
+    asset: AssetRef,
+    stamp: Stamp | None,
+    level: Level,
+    plane: int,
+    indices: list[int],
 ) -> list[CompressedTile]:
     spans = {i: level.span(i, plane) for i in indices}
     stored = {i: s for i, s in spans.items() if s is not None}
-    parts = await session.reader.read_many(asset.href, list(stored.values()), signed=scene.signed)
+    reader, where = session.reader, list(stored.values())
+    parts = await reader.read_many(asset.href, where, signed=scene.signed, stamp=stamp)
     tiles = [CompressedTile(i, None, level.layout_of(i)) for i in indices if i not in stored]
     for i, part in zip(stored, parts, strict=True):
         if isinstance(part, Exception):

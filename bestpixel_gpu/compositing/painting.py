@@ -37,6 +37,7 @@ from bestpixel_gpu.plan.memory import MemoryPlan, refuse
 from bestpixel_gpu.plan.tiles import FetchGroup, Job, Needs, PassPlan, TileKey, block_windows, plan_pass
 from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
+from bestpixel_gpu.transfer.reader import ChangedError
 
 
 @dataclass(slots=True, eq=False)
@@ -136,16 +137,30 @@ def least_tiles(plans: Sequence[PassPlan]) -> int:
     return max((p.peak * p.slot_bytes for p in plans), default=0)
 
 
+@dataclass(slots=True, eq=False)
+class Room:
+    """Memory of painters side by side, and how far they are together."""
+
+    tiles: BytesGate
+    """Decoded tiles, in pools."""
+    undecoded: BytesGate
+    pool_bytes: int
+    """Of a pool at most, unless it cannot do with less."""
+    wanted: int = 0
+    done: int = 0
+
+    @classmethod
+    def of(cls, session: Session, tile_bytes: int, painters: int = 1) -> Room:
+        """Room for so many painters, and for `tile_bytes` of decoded tiles of them all."""
+        return cls(BytesGate(tile_bytes), BytesGate(session.budget.undecoded), tile_bytes // painters)
+
+
 class Painter:
     """Runs the passes of one round."""
 
-    def __init__(self, session: Session, work: Round, plans: Sequence[PassPlan], tile_bytes: int) -> None:
-        self.session, self.work, self.plans = session, work, plans
-        self.memory = BytesGate(tile_bytes)
-        self.undecoded = BytesGate(session.budget.undecoded)
-        self.tile_bytes = tile_bytes
-        self.wanted = sum(p.n_tiles for p in plans)
-        self.done = 0
+    def __init__(self, session: Session, work: Round, plans: Sequence[PassPlan], room: Room) -> None:
+        self.session, self.work, self.plans, self.room = session, work, plans, room
+        room.wanted += sum(p.n_tiles for p in plans)
 
     async def run(self) -> None:
         """Paint everything; the round's `failed` then names the blocks that need repair."""
@@ -154,7 +169,7 @@ class Painter:
                 for plan in self.plans:
                     n_slots = self._slots(plan)
                     size = n_slots * plan.slot_bytes
-                    await self.memory.acquire(size)
+                    await self.room.tiles.acquire(size)
                     group.create_task(self._run_pass(plan, n_slots, size))
         except BaseExceptionGroup as errors:
             raise first_error(errors) from None
@@ -163,19 +178,19 @@ class Painter:
         if not plan.n_tiles:
             return 0
         ahead = plan.peak + self.session.engine.lookahead // max(plan.slot_bytes, 1)
-        fits = self.tile_bytes // max(plan.slot_bytes, 1)
+        fits = self.room.pool_bytes // max(plan.slot_bytes, 1)
         return max(plan.peak, min(plan.n_tiles, ahead, fits))
 
     async def _run_pass(self, plan: PassPlan, n_slots: int, size: int) -> None:
         try:
             await _Pass(self, plan, n_slots).run()
         finally:
-            self.memory.release(size)
+            self.room.tiles.release(size)
 
     def count(self, n: int) -> None:
         """Tell the caller that tiles have come."""
-        self.done += n
-        self.session.progress("tiles", self.done, self.wanted)
+        self.room.done += n
+        self.session.progress("tiles", self.room.done, self.room.wanted)
 
     def lose(self, file: BandFile, index: int, error: Exception) -> None:
         """Record a tile that could not be had; raise if that is more than the caller allows."""
@@ -257,7 +272,7 @@ class _Pass:
 
     async def _feed(self, group: asyncio.TaskGroup) -> None:
         for part in self.plan.groups:
-            await self.owner.undecoded.acquire(part.stored_bytes)
+            await self.owner.room.undecoded.acquire(part.stored_bytes)
             group.create_task(self._fetch(part, self.slots.ask(len(part.indices))))
 
     async def _fetch(self, part: FetchGroup, turn: Awaitable[list[int]]) -> None:
@@ -269,7 +284,7 @@ class _Pass:
             status = await self._decode(file, part.indices, slots, answers)
             del answers
         finally:
-            self.owner.undecoded.release(part.stored_bytes)
+            self.owner.room.undecoded.release(part.stored_bytes)
         for n, i in enumerate(part.indices):
             if isinstance(
                 status[n], CorruptTileError
@@ -287,13 +302,24 @@ class _Pass:
             found = {i: kept[href, plane, i] for i in indices if (href, plane, i) in kept}
         missing = [i for i in indices if i not in found]
         if missing:
-            spans = [s for i in missing if (s := file.level.span(i, file.plane)) is not None]
-            answers = await self.session.reader.read_many(href, spans, signed=file.scene.signed)
-            found |= zip(missing, answers, strict=True)
+            stamp = file.stamp
+            found |= await self._request(file, missing)
+            changed = [i for i in missing if isinstance(found[i], ChangedError)]
+            if changed and await file.opener.renew(file, stamp):
+                found |= await self._request(file, changed)
         if not file.scene.profile.ignore_nodata_tag:  # only their samples tell fill, so repair is likely
             for i in missing:
                 self.session.keep_tile((href, plane, i), found[i])
         return [found[i] for i in indices]
+
+    async def _request(self, file: BandFile, indices: Sequence[int]) -> dict[int, Any]:
+        """Compressed tiles of the file as it was opened last, or the error of each."""
+        spans = [s for i in indices if (s := file.level.span(i, file.plane)) is not None]
+        answers = await self.session.reader.read_many(
+            file.asset.href, spans, signed=file.scene.signed, stamp=file.stamp
+        )
+        file.was_read = file.was_read or not all(isinstance(a, SourceError) for a in answers)
+        return dict(zip(indices, answers, strict=True))
 
     def _settle(
         self, file: BandFile, part: FetchGroup, index: int, slot: int, error: Exception | None
@@ -375,9 +401,4 @@ class _Pass:
 
 def _slot_table(file: BandFile) -> NDArray[np.int32]:
     """Lost until a tile comes; sparse where the file stores none."""
-    level = file.level
-    n = level.tiles_across * level.tiles_down
-    first = file.plane * n
-    part = slice(first, first + n)
-    sparse = (level.offsets[part] == 0) | (level.byte_counts[part] == 0)
-    return np.where(sparse, SPARSE_SLOT, LOST_SLOT).astype(np.int32)
+    return np.where(file.sparse, SPARSE_SLOT, LOST_SLOT).astype(np.int32)

@@ -19,6 +19,7 @@ from bestpixel_gpu.compositing.masks import (
 from bestpixel_gpu.compositing.painting import (
     Block,
     Painter,
+    Room,
     Round,
     in_flight,
     least_tiles,
@@ -110,8 +111,7 @@ async def _contested(session: Session, decision: Decision, contest: Contest) -> 
     by_key = session.report.wanted_tiles  # until all is read, what was lost is held against these, too
     memory = decision.memory
     room = memory.limit - memory.output - memory.masks - memory.ranking
-    tile_bytes = least_tiles(decision.plans) + max(room, 0)
-    await contest.hold([b.window for b in decision.work.blocks], tile_bytes)
+    await contest.hold([b.window for b in decision.work.blocks], least_tiles(decision.plans), max(room, 0))
     read = session.report.wanted_tiles - by_key
     broken = await files.open([m.scene for m in choice.masks], choice.owners, session.bands)
     _note_files(session, broken)
@@ -209,7 +209,8 @@ async def paint(session: Session, decision: Decision) -> dict[str, Any]:
     work.targets = layers
     scenes = [m.scene for m in choice.masks]
     while True:
-        await Painter(session, work, plans, max(decision.memory.tiles, least_tiles(plans))).run()
+        room = Room.of(session, max(decision.memory.tiles, least_tiles(plans)))
+        await Painter(session, work, plans, room).run()
         windows = [work.blocks[i].window for i in sorted(work.failed)]
         if not windows:
             return layers
@@ -239,6 +240,7 @@ def finish(session: Session, choice: Choice, layers: dict[str, Any], unc: dict[s
     counters = session.counters
     report.bytes, report.requests, report.retries = counters.bytes, counters.requests, counters.retries
     report.requests_by_kind = {kind: tally.requests for kind, tally in counters.by_kind.items()}
+    report.note_device(session.device_before, session.engine.describe())
     report.warn_if_partial()
     return Composite(
         grid=session.grid,

@@ -61,10 +61,13 @@ class Session:
     """Masks that runs beside this one want too."""
     projector: Projector = field(init=False)
     identity: AxisMap = field(init=False)
+    device_before: dict[str, Any] = field(init=False)
+    """What the engine said of its device when the run began."""
 
     def __post_init__(self) -> None:
         self.projector = Projector(self.grid)
         self.identity = identity_map(self.grid)
+        self.device_before = self.engine.describe()
 
     @property
     def read_bands(self) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
         uncertain = len(bands) if request.emit_uncertainty else 0
         check_output(grid.width * grid.height, len(bands), limit, grid.res_x, uncertain)
         report = Report.begin(request_dict(request), engine.name, threads, engine.note)
-        reader = make_reader(request, endpoint, report)
+        reader = make_reader(request, endpoint, report, engine)
         try:
             yield Session(
                 request=request,
@@ -131,10 +131,10 @@ def chunk_grid(grid: Grid, request: Request) -> ChunkGrid:
     return ChunkGrid(chunk_edges(row0, grid.height), chunk_edges(col0, grid.width))
 
 
-def make_reader(request: Request, endpoint: Endpoint, report: Report) -> Reader:
-    """Reader of byte ranges; its signer is asked only for files that need a token."""
+def make_reader(request: Request, endpoint: Endpoint, report: Report, engine: Engine) -> Reader:
+    """Reader of ranges into the engine's memory; its signer is asked only for files that need a token."""
     disk = None if request.disk_cache is None else DiskCache(request.disk_cache, warn=report.warn)
-    reader = Reader(concurrency=request.concurrency, disk_cache=disk)
+    reader = Reader(concurrency=request.concurrency, disk_cache=disk, take=engine.receive_buffer)
     reader.signer = SasSigner(request.stac_url or endpoint.root, reader.get_json)
     return reader
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Awaitable, Sequence
+from itertools import accumulate, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -41,28 +41,27 @@ async def count_masks(
     session: Session, masks: Sequence[SceneMask]
 ) -> tuple[list[SceneMask], SceneCounts, list[MaskFailure]]:
     """What each mask shows of each chunk; masks that do not decode are left out."""
-    cells = cells_for(session.request)
-    keep = sum(m.kept_bytes(session) for m in masks) <= session.budget.codes
-    rows = [(0, session.grid.height)] if keep else strips(session)
-    jobs = [session.compute(_count_or_error, session, m, strip, cells, keep) for m in masks for strip in rows]
-    answers = await together(jobs, lambda n: session.progress("statistics", n, len(jobs)))
-    masks = list(masks)
-    for i, mask in enumerate(masks):
-        part = slice(i * len(rows), (i + 1) * len(rows))
-        if any(
-            isinstance(a, CorruptTileError) for a in answers[part]
-        ):  # perhaps only on the way: ask once more
-            again = await fetch_mask(session, mask.scene)
+    masks, cells, keep = list(masks), cells_for(session.request), _fitting(session, masks)
+    rows = [[(0, session.grid.height)] if kept else strips(session) for kept in keep]
+
+    def looks(i: int) -> list[Awaitable[Counted | CorruptTileError]]:
+        return [
+            session.compute(_count_or_error, session, masks[i], strip, cells, keep[i]) for strip in rows[i]
+        ]
+
+    jobs = [look for i in range(len(masks)) for look in looks(i)]
+    answers = iter(await together(jobs, lambda n: session.progress("statistics", n, len(jobs))))
+    seen = [list(islice(answers, len(strips_of))) for strips_of in rows]
+    for i, parts in enumerate(seen):
+        if any(isinstance(p, CorruptTileError) for p in parts):  # perhaps only on the way: ask once more
+            again = await fetch_mask(session, masks[i].scene)
             if isinstance(again, SceneMask):
                 masks[i] = again
-                answers[part] = await together(
-                    [session.compute(_count_or_error, session, again, strip, cells, keep) for strip in rows]
-                )
+                seen[i] = await together(looks(i))
     good: list[SceneMask] = []
     lost: list[MaskFailure] = []
     stats: list[list[Counted]] = []
-    for i, mask in enumerate(masks):
-        parts = answers[i * len(rows) : (i + 1) * len(rows)]
+    for mask, parts in zip(masks, seen, strict=True):
         error = next((p for p in parts if isinstance(p, Exception)), None)
         if error is not None:
             lost.append(MaskFailure(mask.scene, str(error), error))
@@ -72,6 +71,12 @@ async def count_masks(
             good.append(mask)
             stats.append(parts)
     return good, _join(session, stats), lost
+
+
+def _fitting(session: Session, masks: Sequence[SceneMask]) -> list[bool]:
+    """Which masks are kept decoded: as many as there is room for."""
+    sizes = accumulate(m.kept_bytes(session) for m in masks)
+    return [size <= session.budget.codes for size in sizes]
 
 
 def cells_for(request: Request) -> int:
@@ -161,7 +166,7 @@ def ranking_bytes(session: Session, masks: Sequence[SceneMask]) -> int:
 
 def release_codes(session: Session, masks: Sequence[SceneMask]) -> None:
     """Give up kept codes once the winners are known, unless they are few: repair may want them."""
-    if sum(m.kept_bytes(session) for m in masks) > session.budget.repair_codes:
+    if sum(m.kept_bytes(session) for m in masks if m.kept is not None) > session.budget.repair_codes:
         for mask in masks:
             mask.kept = None
 

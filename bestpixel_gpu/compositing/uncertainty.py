@@ -18,6 +18,7 @@ from bestpixel_gpu.compositing.choice import Choice
 from bestpixel_gpu.compositing.painting import (
     Block,
     Painter,
+    Room,
     Round,
     in_flight,
     least_tiles,
@@ -109,7 +110,7 @@ async def uncertainty(
     """Uncertainty of painted bands, by band: engine's arrays, float32 (H, W)."""
     work, plans, _ = await plan_spread(session, choice, files, layers)
     session.report.wanted_tiles += sum(p.n_tiles for p in plans)
-    await Painter(session, work, plans, least_tiles(plans)).run()
+    await Painter(session, work, plans, Room.of(session, least_tiles(plans))).run()
     engine = session.engine
     made = await together([session.compute(engine.from_host, work.targets[b]) for b in session.bands])
     return dict(zip(session.bands, made, strict=True))

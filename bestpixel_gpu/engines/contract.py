@@ -317,6 +317,10 @@ class Engine(Protocol):
     lookahead: int
     """Bytes of decoded tiles that are worth having beyond those needed next."""
 
+    def describe(self) -> dict[str, Any]:
+        """What the report says of the device beyond its name; whole numbers count from its opening on."""
+        ...
+
     def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> Any:
         """Engine array, filled if asked."""
         ...
@@ -331,6 +335,13 @@ class Engine(Protocol):
 
     def pool(self, slot_bytes: int, n_slots: int) -> Pool:
         """Room for decoded tiles; on the CPU its pages are taken when they are first used."""
+        ...
+
+    def receive_buffer(self, size: int) -> memoryview:
+        """`size` writable bytes of any content for what :meth:`load` or :meth:`classify` will be given.
+
+        Tiles may lie anywhere in them, or anywhere else: from here they only get there sooner.
+        """
         ...
 
     def load(self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]) -> Ticket:

@@ -21,7 +21,7 @@ from bestpixel_gpu.engines.contract import Window
 
 GROUP_GAP = 4096
 """Neighbouring tiles are fetched in one request over gaps up to this many bytes."""
-GROUP_BYTES = 2 << 20
+GROUP_BYTES = 4 << 20
 """Largest merged request, in bytes."""
 
 Needs = Mapping[int, NDArray[np.int64]]

@@ -103,6 +103,11 @@ class Report:
     device: str = ""
     device_note: str = ""
     """Why this device, where the caller left the choice; how it works, where that may differ."""
+    device_facts: dict[str, Any] = field(default_factory=dict)
+    """Of a CUDA device: model, compute capability, versions, what inflates; streams and decoded bytes that
+    device and host inflated in this run (and in runs beside it: they share the device), and stored bytes
+    that went to the device straight from where they were received, or gathered; the rates seen by then,
+    decoded GB/s by way of decoding."""
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     items_found: int = 0
@@ -130,6 +135,12 @@ class Report:
         return cls(
             request=request, device=device, device_note=device_note, threads=threads, versions=versions
         )
+
+    def note_device(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        """Keep what the engine says of its device, and by how much its counts grew."""
+        self.device_facts = {
+            name: fact - before[name] if isinstance(fact, int) else fact for name, fact in now.items()
+        }
 
     def scene(self, id: str) -> SceneRecord:  # noqa: A002  (STAC's own word)
         """Record of an item: the used one where a dropped twin has the same id; KeyError if none."""
@@ -211,7 +222,7 @@ class Report:
             ("empty", f"{self.empty_pixels} pixels without an observation"),
             ("read", f"{mib(self.bytes)} in {self.requests} requests, {self.retries} retries"),
             ("seconds", f"{sum(self.seconds.values()):.2f}" + (f" ({times})" if times else "")),
-            ("device", f"{self.device}, {self.threads} threads"
+            ("device", f"{self.device}{self._facts()}, {self.threads} threads"
                        + (f" ({self.device_note})" if self.device_note else "")),
         ]  # fmt: skip
         if self.extra_reads:
@@ -223,6 +234,15 @@ class Report:
             if len(group) > SHOWN_LOSSES:
                 lines.append(("...", f"{len(group) - SHOWN_LOSSES} more"))
         return lines
+
+    def _facts(self) -> str:
+        """The device's model, and what the host did beside it."""
+        facts = self.device_facts
+        if "device" not in facts:
+            return ""
+        host = facts["host_streams"]
+        both = f", host inflated {host} of {host + facts['device_streams']} streams" if host else ""
+        return f", {facts['device']}{both}"
 
     def _scene_rows(self) -> list[tuple[str, ...]]:
         """Cells of the scenes that compete, in rank order."""

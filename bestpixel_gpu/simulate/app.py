@@ -85,7 +85,6 @@ class Archive:
             file = folder / f"items_{dialect}.json"
             if file.exists():
                 self.items[dialect] = json.loads(file.read_text())
-        self.maps: dict[str, mmap.mmap] = {}
         self.link_free = 0.0
         self.configure(options)
 
@@ -94,6 +93,7 @@ class Archive:
         self.options = options
         self.faults = Faults.parse(options.faults, options.seed)
         self.counters = Counters()
+        self.maps: dict[str, mmap.mmap] = {}  # files may have been written anew
 
     def application(self) -> web.Application:
         """The routes."""
@@ -296,6 +296,8 @@ class Archive:
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A file or one range of it."""
         path, fault = request.path.lstrip("/"), request["fault"]
+        if fault == "replaced":
+            path += ".new"
         refused, content = self._refused(request), self._map(path)
         if refused is None and content is None:
             text = _XML.format("BlobNotFound", "The specified blob does not exist.")
@@ -312,7 +314,8 @@ class Archive:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{total}"})
         low, high = span or (0, total)
         status = 200 if span is None else 206
-        headers = {"Accept-Ranges": "bytes", "ETag": f'"{len(content):x}"', "Content-Type": "image/tiff"}
+        tag = f'"{len(content):x}{"-new" * (fault == "replaced")}"'
+        headers = {"Accept-Ranges": "bytes", "ETag": tag, "Content-Type": "image/tiff"}
         if status == 206:
             headers["Content-Range"] = f"bytes {low}-{high - 1}/{total}"
         if request.method == "HEAD":

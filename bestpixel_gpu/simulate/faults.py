@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from bestpixel_gpu.errors import InputError
 
-KINDS = ("reset", "short", "whole", "slow", "corrupt", "stall", "truncated")
+KINDS = ("reset", "short", "whole", "slow", "corrupt", "stall", "truncated", "replaced")
 """Beside HTTP statuses (``"404"``, ``"429"``, ``"503"``...):
 
 - ``reset``: the connection is dropped before an answer
@@ -19,6 +19,7 @@ KINDS = ("reset", "short", "whole", "slow", "corrupt", "stall", "truncated")
 - ``corrupt``: bits of the body are flipped
 - ``stall``: no answer ever
 - ``truncated``: the file ends at half its length
+- ``replaced``: the file beside it, of the same name and ``.new``, with a tag of its own
 """
 
 Rules = str | list[str] | tuple[str, ...] | dict[str, str]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -14,16 +16,33 @@ KEPT_BYTES: Final = 32 << 20
 _SMALL: Final = 1 << 16
 """Below, the allocator itself does not ask the system."""
 
+Take = Callable[[int], memoryview]
+"""Gives that many writable bytes of any content; any thread may ask."""
+
+
+def ordinary(size: int) -> NDArray[np.uint8]:
+    """Return a block as NumPy makes it."""
+    return np.empty(size, np.uint8)
+
 
 class Buffers:
     """Blocks of memory that come back when the last view of them is gone.
 
     Holds no lock, for blocks come back wherever a garbage collection happens to run; what is counted
     may be off by a block or two.
+
+    Parameters
+    ----------
+    cap : int
+        About the most bytes that lie ready.
+    allocate : callable
+        Makes a block of that many bytes; what it raises, :meth:`take` raises.
     """
 
-    def __init__(self, cap: int = KEPT_BYTES) -> None:
-        self._cap = cap
+    def __init__(
+        self, cap: int = KEPT_BYTES, allocate: Callable[[int], NDArray[np.uint8]] = ordinary
+    ) -> None:
+        self._cap, self._allocate = cap, allocate
         self._ready: dict[int, deque[NDArray[np.uint8]]] = {}
 
     @property
@@ -34,15 +53,25 @@ class Buffers:
     def take(self, size: int) -> memoryview:
         """Return `size` writable bytes of any content."""
         if size < _SMALL:
-            return np.empty(size, np.uint8).data
+            return ordinary(size).data
         full = _rounded(size)
         try:
             block = self._ready[full].pop()
         except (KeyError, IndexError):
-            block = np.empty(full, np.uint8)
+            block = self._allocate(full)
         part = block[:size]
         weakref.finalize(part, self._come_back, block).atexit = False
         return part.data
+
+    def clear(self) -> int:
+        """Give back what lies ready; returns how many bytes."""
+        given = 0
+        for size, blocks in list(self._ready.items()):
+            with suppress(IndexError):
+                while True:
+                    blocks.pop()
+                    given += size
+        return given
 
     def _come_back(self, block: NDArray[np.uint8]) -> None:
         if self.ready + block.size <= self._cap:

@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from bestpixel_gpu.errors import AuthError, MissingError, SourceError
+from bestpixel_gpu.transfer.buffers import BUFFERS, Take
 from bestpixel_gpu.transfer.transport import Counters, RangeAnswer, Renew
 
 _THREADS = 4
@@ -24,7 +25,7 @@ class FileTransport:
         url: str,
         offset: int,
         length: int,
-        out: memoryview | None = None,
+        take: Take = BUFFERS.take,
         *,
         kind: str = "tile",
         renew: Renew | None = None,
@@ -41,13 +42,13 @@ class FileTransport:
             If it starts past the file's end, or the disk fails.
         """
         self._counters.began(kind)
-        job = self._pool.submit(_read, url, offset, length, out)
+        job = self._pool.submit(_read, url, offset, length, take)
         waiting = asyncio.wrap_future(job)
         try:
             answer = await asyncio.shield(waiting)
         except asyncio.CancelledError:
             if not job.cancel():
-                await asyncio.wait([waiting])  # nobody writes into `out` once this has returned
+                await asyncio.wait([waiting])  # nobody reads on once this has returned
             raise
         finally:
             self._counters.ended()
@@ -59,7 +60,7 @@ class FileTransport:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(path: str, offset: int, length: int, out: memoryview | None) -> RangeAnswer:
+def _read(path: str, offset: int, length: int, take: Take) -> RangeAnswer:
     try:
         with open(path, "rb", buffering=0) as file:
             total = os.fstat(file.fileno()).st_size
@@ -67,7 +68,7 @@ def _read(path: str, offset: int, length: int, out: memoryview | None) -> RangeA
                 raise SourceError(f"{path}: byte {offset} lies past the file's end ({total} bytes)", url=path)
             file.seek(offset)
             wanted = min(length, total - offset)
-            buffer = memoryview(bytearray(wanted)) if out is None else out[:wanted]
+            buffer = take(wanted)
             filled = 0
             while filled < wanted and (count := file.readinto(buffer[filled:])):
                 filled += count
@@ -81,4 +82,4 @@ def _read(path: str, offset: int, length: int, out: memoryview | None) -> RangeA
         raise AuthError(f"{path}: no permission to read it", url=path) from exc
     except OSError as exc:
         raise SourceError(f"{path}: {exc.strerror or exc}", url=path) from exc
-    return RangeAnswer(buffer, total)
+    return RangeAnswer(buffer.toreadonly(), total)

@@ -10,6 +10,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from bestpixel_gpu.transfer.buffers import Take
 from bestpixel_gpu.transfer.transport import ASKED, BrokenOffError
 
 _READ_BUFFER: Final = 1 << 20
@@ -27,20 +28,20 @@ class GeneralAnswer:
         self.received = 0
         self._response = response
 
-    async def body(self, most: int, into: memoryview | None = None) -> bytes | memoryview | None:
+    async def body(self, most: int, take: Take | None = None) -> bytes | memoryview | None:
         """Return the body, ``None`` if it is longer than `most` bytes."""
         pieces = []
+        into = None if take is None else take(most)
         with _common_errors():
             while piece := await self._response.content.readany():
-                self.received += len(piece)
+                start, self.received = self.received, self.received + len(piece)
                 if self.received > most:
                     return None
-                pieces.append(piece)
-        data = b"".join(pieces)
-        if into is None:
-            return data
-        into[: len(data)] = data
-        return into[: len(data)]
+                if into is None:
+                    pieces.append(piece)
+                else:
+                    into[start : self.received] = piece
+        return b"".join(pieces) if into is None else into[: self.received].toreadonly()
 
     def release(self) -> None:
         """Give the connection back; it is closed unless the body was taken whole."""

@@ -8,16 +8,17 @@ import random
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from bestpixel_gpu.errors import AuthError, InputError, MissingError, SourceError, StalledError, without_query
+from bestpixel_gpu.transfer.buffers import BUFFERS, Take
 from bestpixel_gpu.transfer.clients import Clients, clients
 from bestpixel_gpu.transfer.http1 import speaks
 from bestpixel_gpu.transfer.limits import CONCURRENCY, HostLimit
@@ -135,7 +136,7 @@ class HttpTransport:
         url: str,
         offset: int,
         length: int,
-        out: memoryview | None = None,
+        take: Take = BUFFERS.take,
         *,
         kind: str = "tile",
         renew: Renew | None = None,
@@ -146,8 +147,8 @@ class HttpTransport:
         ----------
         url : str
             Already encoded; sent as it is, since signatures do not survive another encoding.
-        out : memoryview, optional
-            Receives the bytes (and those of failed tries); `data` of the answer is then a part of it.
+        take : callable
+            Gives the memory that the bytes are received into, once the answer's head is there.
         kind : str
             What to count it as.
         renew : callable, optional
@@ -160,38 +161,35 @@ class HttpTransport:
         """
         last = offset + length - 1
 
-        async def attempt(url: str, seconds: float) -> RangeAnswer:
-            async with self._answer(url, seconds, {"Range": f"bytes={offset}-{last}"}, kind) as answer:
-                if answer.status == 206:
-                    end, total = _checked_range(answer, offset, last)
-                    data = await self._body(answer, end - offset, kind, out)
-                elif answer.status == 200:
-                    total = _small_total(answer, offset, length)
-                    whole = await self._body(answer, total, kind)
-                    data = bytes(whole[offset : offset + length])  # the whole need not stay in memory
-                    if out is not None:
-                        out[: len(data)] = data
-                        data = out[: len(data)]
-                else:
-                    raise await self._fault(answer, kind)
-                return RangeAnswer(data, total, _version(answer))
+        async def use(answer: Answer) -> RangeAnswer:
+            if answer.status == 206:
+                end, total = _checked_range(answer, offset, last)
+                data = await self._body(answer, end - offset, kind, take)
+            elif answer.status == 200:
+                total = _small_total(answer, offset, length)
+                whole = await self._body(answer, total, kind)
+                data = bytes(whole[offset : offset + length])  # the whole need not stay in memory
+            else:
+                raise await self._fault(answer, kind)
+            return RangeAnswer(data, total, _version(answer))
 
+        attempt = partial(self._attempt, {"Range": f"bytes={offset}-{last}"}, kind, use, length, take)
         return await self._insist(url, f"bytes {offset}-{last}", attempt, renew)
 
     async def get_json(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """Read the JSON document at `url`; repeated and failing like :meth:`read_range`."""
 
-        async def attempt(url: str, seconds: float) -> Any:
-            async with self._answer(url, seconds, dict(headers or {}), "json") as answer:
-                if answer.status != 200:
-                    raise await self._fault(answer, "json")
-                _check_plain(answer)
-                body = await self._body(answer, answer.content_length, "json")
+        async def use(answer: Answer) -> Any:
+            if answer.status != 200:
+                raise await self._fault(answer, "json")
+            _check_plain(answer)
+            body = await self._body(answer, answer.content_length, "json")
             try:
                 return json.loads(bytes(body))
             except ValueError:
                 raise _AttemptError("the answer is not JSON", status=200, tries=_TWICE) from None
 
+        attempt = partial(self._attempt, dict(headers or {}), "json", use, 0, BUFFERS.take)
         return await self._insist(url, "document", attempt, None)
 
     async def close(self) -> None:
@@ -234,16 +232,22 @@ class HttpTransport:
             f"{without_query(url)} ({part}): {fault}{tries}", url=url, status=fault.status, attempts=tried
         )
 
-    @asynccontextmanager
-    async def _answer(
-        self, url: str, seconds: float, headers: Mapping[str, str], kind: str
-    ) -> AsyncIterator[Answer]:
-        """One request; what goes wrong with it leaves as a `_AttemptError`."""
+    async def _attempt(
+        self,
+        headers: Mapping[str, str],
+        kind: str,
+        use: Callable[[Answer], Awaitable[T]],
+        most: int,
+        take: Take,
+        url: str,
+        seconds: float,
+    ) -> T:
+        """What `use` makes of the answer to one request; what goes wrong leaves as a `_AttemptError`."""
         self._counters.began(kind)
         try:
-            answer = await self._get(url, seconds, headers, kind)
+            answer = await self._get(url, seconds, headers, kind, most, take)
             try:
-                yield answer
+                return await use(answer)
             finally:
                 answer.release()
         # Their texts may hold the address with its token, so they are neither quoted nor chained.
@@ -257,23 +261,27 @@ class HttpTransport:
         finally:
             self._counters.ended()
 
-    async def _get(self, url: str, seconds: float, headers: Mapping[str, str], kind: str) -> Answer:
+    async def _get(
+        self, url: str, seconds: float, headers: Mapping[str, str], kind: str, most: int, take: Take
+    ) -> Answer:
         if self._clients is None:
             self._clients = clients()
         connect, read, proxy = self._timeouts.connect, self._timeouts.read, self._host(url).proxy
         if kind != "json" and proxy is None and speaks(url):
             wire = self._clients.wire
-            return await wire.get(url, headers, connect=connect, read=read, total=seconds)
+            return await wire.get(
+                url, headers, connect=connect, read=read, total=seconds, most=most, take=take
+            )
         general = await self._clients.general()
         return await general.get(url, headers, connect=connect, read=read, total=seconds, proxy=proxy)
 
     async def _body(
-        self, answer: Answer, size: int | None, kind: str, out: memoryview | None = None
+        self, answer: Answer, size: int | None, kind: str, take: Take | None = None
     ) -> bytes | memoryview:
         """Read the body, which must be `size` bytes long where that is known."""
         most = _DOCUMENT if size is None else size
         try:
-            data = await answer.body(most, out)
+            data = await answer.body(most, take)
         finally:
             self._counters.received(kind, answer.received)
         if data is None:

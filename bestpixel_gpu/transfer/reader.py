@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from bestpixel_gpu.errors import AuthError, BestPixelError, InputError, SourceError
 from bestpixel_gpu.transfer.addresses import Location, locate
+from bestpixel_gpu.transfer.buffers import BUFFERS, Take
 from bestpixel_gpu.transfer.cache import HEADERS, Header, HeaderCache, cache_key
 from bestpixel_gpu.transfer.disk_cache import DiskCache
 from bestpixel_gpu.transfer.files import FileTransport
@@ -51,9 +52,12 @@ class _Lines:
     gate: BytesGate
 
 
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    """What the header in use says of its file, and what was found out about that since."""
+@dataclass(slots=True, eq=False)
+class Stamp:
+    """The file that a header was read of, and what was found out about it since.
+
+    A read that takes it gets bytes of that file, and of no other that stands in its place now.
+    """
 
     total: int | None
     version: str
@@ -64,12 +68,21 @@ class _Stamp:
     """The header was read again and is the same."""
     changed: bool = False
     """It is not."""
+    check: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while that is found out."""
 
     @classmethod
     def of(cls, header: Header) -> Self:
+        """Return what a header tells of its file."""
         return cls(header.total, header.version, len(header.data), hash(header.data))
 
+    def fits(self, header: Header) -> bool:
+        """Tell whether a header is that of the same file, whatever the server's tag."""
+        found = header.total, len(header.data), hash(header.data)
+        return not self.changed and found == (self.total, self.size, self.digest)
+
     def agrees(self, answer: RangeAnswer) -> bool:
+        """Tell whether an answer is of that file, by its size and tag."""
         same_size = None in (self.total, answer.total) or self.total == answer.total
         same_version = "" in (self.version, answer.version) or self.version == answer.version
         return same_size and (same_version or self.confirmed) and not self.changed
@@ -100,6 +113,8 @@ class Reader:
         Where headers are kept on disk, then the attribute `disk`; :meth:`close` holds it within its cap.
     counters : Counters, optional
         Counts what goes over the wire.
+    take : callable
+        Gives the memory that tiles are received into.
     """
 
     def __init__(
@@ -113,6 +128,7 @@ class Reader:
         header_cache: HeaderCache = HEADERS,
         disk_cache: DiskCache | str | os.PathLike[str] | None = None,
         counters: Counters | None = None,
+        take: Take = BUFFERS.take,
     ) -> None:
         self.counters = counters if counters is not None else Counters()
         self.signer = signer
@@ -120,12 +136,11 @@ class Reader:
         self._in_flight_bytes = in_flight_bytes
         self._timeouts = timeouts
         self._retry = retry
-        self._memory = header_cache
+        self._memory, self._take = header_cache, take
         self.disk = (
             disk_cache if disk_cache is None or isinstance(disk_cache, DiskCache) else DiskCache(disk_cache)
         )
-        self._stamps: dict[str, _Stamp] = {}
-        self._checks: dict[str, asyncio.Lock] = {}
+        self._stamps: dict[str, Stamp] = {}
         self._lines: _Lines | None = None
 
     async def __aenter__(self) -> Self:
@@ -179,15 +194,25 @@ class Reader:
             header = await self._ask(place, size, signed)
             if not place.local:
                 await self._keep(key, header)
-        self._stamps[key] = _Stamp.of(header)
+        known = self._stamps.get(key)
+        if known is None or not (known.fits(header) and known.version == header.version):
+            self._stamps[key] = Stamp.of(header)
         return header.data, header.total
+
+    def stamp(self, href: str) -> Stamp | None:
+        """Return the file of which :meth:`header` gave the header last, ``None`` if it gave none."""
+        return self._stamps.get(cache_key(locate(href)))
 
     async def forget(self, href: str) -> None:
         """Drop a file's header from the caches: the next :meth:`header` asks for it."""
         await self._drop(cache_key(locate(href)))
 
-    async def read(self, href: str, offset: int, length: int, *, signed: bool = False) -> bytes | memoryview:
+    async def read(
+        self, href: str, offset: int, length: int, *, signed: bool = False, stamp: Stamp | None = None
+    ) -> bytes | memoryview:
         """Return `length` bytes of a file from `offset` on.
+
+        `stamp` tells by which header the range was found; the last one that was read if it is left out.
 
         Raises
         ------
@@ -198,11 +223,11 @@ class Reader:
         """
         _check_span((offset, length))
         place = self._locate(href, signed)
-        answer = await self._tiles(place, offset, length, signed)
+        answer = await self._tiles(place, offset, length, signed, stamp)
         return _cut(place, answer, offset, offset, length)
 
     async def read_many(
-        self, href: str, spans: Sequence[Span], *, signed: bool = False
+        self, href: str, spans: Sequence[Span], *, signed: bool = False, stamp: Stamp | None = None
     ) -> list[bytes | memoryview | SourceError]:
         """Return the bytes of each span, or the error that kept them away.
 
@@ -213,6 +238,8 @@ class Reader:
         ----------
         spans : sequence of (offset, length)
             In any order; they may overlap.
+        signed, stamp
+            As for :meth:`header` and :meth:`read`.
 
         Raises
         ------
@@ -225,11 +252,11 @@ class Reader:
         results: list[bytes | memoryview | SourceError] = [b""] * len(spans)
         groups = merge(spans, cap=min(GROUP_BYTES, self._in_flight_bytes))
         if len(groups) == 1:  # the usual case, worth sparing a task
-            await self._fill(results, place, groups[0], spans, signed)
+            await self._fill(results, place, groups[0], spans, signed, stamp)
             return results
         async with asyncio.TaskGroup() as tasks:
             for group in groups:
-                tasks.create_task(self._fill(results, place, group, spans, signed))
+                tasks.create_task(self._fill(results, place, group, spans, signed, stamp))
         return results
 
     async def get_json(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
@@ -243,9 +270,10 @@ class Reader:
         group: Group,
         spans: Sequence[Span],
         signed: bool,
+        stamp: Stamp | None,
     ) -> None:
         try:
-            answer = await self._tiles(place, group.offset, group.length, signed)
+            answer = await self._tiles(place, group.offset, group.length, signed, stamp)
         except SourceError as exc:
             for index in group.members:
                 results[index] = exc
@@ -263,14 +291,14 @@ class Reader:
         return place
 
     async def _range(self, place: Location, offset: int, length: int, signed: bool, kind: str) -> RangeAnswer:
-        lines = self._open_lines()
+        lines, take = self._open_lines(), BUFFERS.take if kind == "header" else self._take
         async with lines.gate.hold(length):
             transport: Transport = lines.files if place.local else lines.http
             if self.signer is None or not signed or place.local:
-                return await transport.read_range(place.target, offset, length, kind=kind)
+                return await transport.read_range(place.target, offset, length, take, kind=kind)
             url = await _signed(self.signer.sign, place)
             renew = partial(_signed, self.signer.renew, place)
-            return await transport.read_range(url, offset, length, kind=kind, renew=renew)
+            return await transport.read_range(url, offset, length, take, kind=kind, renew=renew)
 
     def _open_lines(self) -> _Lines:
         loop, pid, lines = asyncio.get_running_loop(), os.getpid(), self._lines
@@ -312,22 +340,26 @@ class Reader:
         if self.disk is not None:
             await asyncio.to_thread(self.disk.drop_header, key)
 
-    async def _tiles(self, place: Location, offset: int, length: int, signed: bool) -> RangeAnswer:
+    async def _tiles(
+        self, place: Location, offset: int, length: int, signed: bool, stamp: Stamp | None
+    ) -> RangeAnswer:
         """Bytes of the file whose header was read, and of no other that stands in its place now."""
-        key = cache_key(place)
+        if stamp is None:  # looked up before the request: meanwhile another may read a later header
+            stamp = self._stamps.get(cache_key(place))
+        if stamp is not None and stamp.changed:
+            raise _changed(place)
         try:
             answer = await self._range(place, offset, length, signed, "tile")
         except SourceError as exc:
-            if exc.status == 416 and key in self._stamps:  # a header of a longer file sends us there
-                await self._confirm(place, key, signed)
+            if exc.status == 416 and stamp is not None:  # a header of a longer file sends us there
+                await self._confirm(place, stamp, signed)
             raise
-        stamp = self._stamps.get(key)
         if stamp is not None and not stamp.agrees(answer):
-            await self._confirm(place, key, signed, answer)
+            await self._confirm(place, stamp, signed, answer)
         return answer
 
     async def _confirm(
-        self, place: Location, key: str, signed: bool, answer: RangeAnswer | None = None
+        self, place: Location, stamp: Stamp, signed: bool, answer: RangeAnswer | None = None
     ) -> None:
         """Raise ChangedError unless the header that was read is still that of the file.
 
@@ -335,22 +367,32 @@ class Reader:
         machine. So the header is read once more; where it is the same, every tile is where it was,
         and this file's tags are looked at no more.
         """
-        async with self._checks.setdefault(key, asyncio.Lock()):
-            stamp = self._stamps[key]
+        async with stamp.check:
             if stamp.confirmed if answer is None else stamp.agrees(answer):
                 return  # settled while this one waited
-            if not stamp.changed and (answer is None or answer.total in (None, stamp.total)):
-                header = await self._ask(place, stamp.size, signed)
-                now = _Stamp.of(header)
-                if (now.total, now.size, now.digest) == (stamp.total, stamp.size, stamp.digest):
-                    await self._keep(key, header)
-                    self._stamps[key] = replace(stamp, confirmed=True)
-                    return
-            self._stamps[key] = replace(stamp, changed=True)
+            if not stamp.changed:
+                await self._check(place, stamp, signed, answer)
+        if stamp.changed:
+            raise _changed(place)
+
+    async def _check(self, place: Location, stamp: Stamp, signed: bool, answer: RangeAnswer | None) -> None:
+        """Find out whether the file is still the one of the header; the caches then hold no other header."""
+        key = cache_key(place)
+        if answer is not None and answer.total not in (None, stamp.total):
+            stamp.changed = True
             await self._drop(key)
-        raise ChangedError(
-            f"{place.key}: the file changed since its header was read: read it again", url=place.key
-        )
+            return
+        header = await self._ask(place, stamp.size, signed)
+        stamp.confirmed = stamp.fits(header)
+        stamp.changed = not stamp.confirmed
+        if not place.local:
+            await self._keep(key, header)
+
+
+def _changed(place: Location) -> ChangedError:
+    return ChangedError(
+        f"{place.key}: the file changed since its header was read: read it again", url=place.key
+    )
 
 
 async def _signed(sign: Callable[[str], Awaitable[str]], place: Location) -> str:

@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from bestpixel_gpu.transfer.buffers import BUFFERS, Take
+
 Renew = Callable[[], Awaitable[str]]
 """Gives the address signed with a fresh token."""
 
@@ -35,19 +37,19 @@ class RangeAnswer:
 
 
 class Transport(Protocol):
-    """Carries byte ranges. One that receives straight into `out` can take another's place."""
+    """Carries byte ranges, received straight into memory that the caller's `take` gives."""
 
     async def read_range(
         self,
         url: str,
         offset: int,
         length: int,
-        out: memoryview | None = None,
+        take: Take = BUFFERS.take,
         *,
         kind: str = "tile",
         renew: Renew | None = None,
     ) -> RangeAnswer:
-        """Read bytes ``offset .. offset + length - 1`` of `url`, in `out` where it is given."""
+        """Read bytes ``offset .. offset + length - 1`` of `url`."""
         ...
 
     async def close(self) -> None:
@@ -78,8 +80,8 @@ class Answer(Protocol):
     content_length: int | None
     received: int
 
-    async def body(self, most: int, into: memoryview | None = None) -> bytes | memoryview | None:
-        """Return the body, in `into` where it is given; ``None`` if it is longer than `most` bytes."""
+    async def body(self, most: int, take: Take | None = None) -> bytes | memoryview | None:
+        """Return the body, in what `take` gives; ``None`` if it is longer than `most` bytes."""
         ...
 
     def release(self) -> None:

@@ -6,15 +6,16 @@ import asyncio
 import re
 import ssl
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from bestpixel_gpu.transfer.buffers import BUFFERS
+from bestpixel_gpu.transfer.buffers import BUFFERS, Take
 from bestpixel_gpu.transfer.http1 import Head, chunk_size, parse_head, request_head
 from bestpixel_gpu.transfer.transport import BrokenOffError
 
-HEAD_BYTES: Final = 65536
-"""Most bytes of an answer's head; also what is received at once before the body has its place."""
+HEAD_BYTES: Final = 20 << 10
+"""Most bytes of an answer's head; what is received before the body has its place, with a file's header."""
 KEEP_S: Final = 15.0
 """A connection idle for longer is closed, before most servers would do so in the middle of a request."""
 _NEXT_ADDRESS_S: Final = 0.25
@@ -44,6 +45,10 @@ class Connection(asyncio.BufferedProtocol):
         Something came since the request went out.
     ended : bool
         The server hung up in good order.
+    head : Head or None
+        That of the answer, as soon as it is there.
+    body : memoryview or None
+        Where the answer's body goes, if it had its place before it came.
     """
 
     def __init__(self, family: set[Connection]) -> None:
@@ -57,9 +62,13 @@ class Connection(asyncio.BufferedProtocol):
         self._failure: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
+        self._most = 0
+        self._take: Take = BUFFERS.take
         self.got = 0
         self.heard = 0.0
         self.answered = self.ended = False
+        self.head: Head | None = None
+        self.body: memoryview | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note of the transport."""
@@ -105,10 +114,32 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is None:  # nobody asked for anything
             self.abort()
             return
+        if self.head is None:
+            self._begin()
+            if self._into is not None:
+                return  # the body follows into its place, and nobody need wake up before it is whole
         if self._end >= HEAD_BYTES:
             self._paused = True
             self._transport.pause_reading()
         self._wake()
+
+    def _begin(self) -> None:
+        """Take the head of the answer if it is whole; have a body of known length received in its place."""
+        at = self._raw.find(b"\r\n\r\n", self._start, self._end)
+        if at < 0:
+            return
+        try:
+            head = parse_head(bytes(self._raw[self._start : at]))
+            self._skip(at + 4)
+            if head.status < 200 and head.status != 101:  # not yet the answer (RFC 9110, 15.2)
+                self._begin()
+                return
+            if head.length is not None and head.length <= self._most:
+                self.body = self._take(head.length)
+                self.receive(self.body)
+            self.head = head
+        except Exception as exc:  # damaged, or there is no memory: whoever waits is told
+            self._fail(exc)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -126,8 +157,12 @@ class Connection(asyncio.BufferedProtocol):
         self._start = self._end = 0
         self._transport.abort()
 
-    def send(self, request: bytes, read: float, deadline: float) -> None:
-        """Send a request; what is awaited afterwards fails `read` seconds after the last byte came."""
+    def send(self, request: bytes, most: int, take: Take, read: float, deadline: float) -> None:
+        """Send a request; what is awaited afterwards fails `read` seconds after the last byte came.
+
+        A body that tells its length, up to `most` bytes, is received at once in what `take` gives.
+        """
+        self._most, self._take, self.head, self.body = most, take, None, None
         self.answered, self.heard = False, self._loop.time()
         self._read, self._deadline = read, deadline
         self._watch()
@@ -159,9 +194,18 @@ class Connection(asyncio.BufferedProtocol):
     def rest(self) -> None:
         """End a request whose answer has been taken to its last byte."""
         self._stop_timer()
+        self.body, self._take = None, BUFFERS.take  # or an idle connection keeps them, and all they belong to
         if self._paused:  # else the end of an idle connection would go unnoticed
             self._paused = False
             self._transport.resume_reading()
+
+    async def answer(self) -> Head:
+        """Wait for the head of the answer, and for the body where it has its place."""
+        while self.head is None:
+            await self.more()
+        if self._into is not None:
+            await self._wait()
+        return self.head
 
     async def until(self, mark: bytes) -> bytes:
         """Take what comes before `mark`, and `mark` itself away."""
@@ -173,17 +217,19 @@ class Connection(asyncio.BufferedProtocol):
         self._skip(at + len(mark))
         return bytes(taken)
 
-    async def fill(self, into: memoryview) -> None:
-        """Take bytes until `into` is full or the server hangs up; `got` tells how many."""
+    def receive(self, into: memoryview) -> None:
+        """Have the next bytes received in `into`; `got` tells how many there are."""
         held = min(self._end - self._start, len(into))
         into[:held] = self._scratch[self._start : self._start + held]
         self._skip(self._start + held)
         self.got = held
-        if held == len(into):
-            return
-        self._into = into
+        self._into = into if held < len(into) else None
+
+    async def fill(self, into: memoryview) -> None:
+        """Wait until `into`, in which bytes are received, is full or the server hangs up."""
         try:
-            await self._wait()
+            if self._into is not None:
+                await self._wait()
         finally:
             self._into = None
         if self._failure is not None and self.got < len(into) and not self.ended:
@@ -229,13 +275,15 @@ class WireAnswer:
         self._connection, self._head, self._wire, self._origin = connection, head, wire, origin
         self._complete = head.length == 0
 
-    async def body(self, most: int, into: memoryview | None = None) -> memoryview | None:
+    async def body(self, most: int, take: Take | None = None) -> memoryview | None:
         """Return the body, ``None`` if it is longer than `most` bytes."""
-        length = self.content_length
+        length, space = self.content_length, self._connection.body
         if length is not None and length > most:
             return None
-        size = most if length is None else length
-        space = BUFFERS.take(size) if into is None else into[:size]
+        if space is None:
+            space = (take or BUFFERS.take)(most if length is None else length)
+            if not self._head.chunked:
+                self._connection.receive(space)
         if self._head.chunked:
             fits = await self._chunks(space)
         else:
@@ -246,7 +294,7 @@ class WireAnswer:
         if not fits:
             return None
         self._complete = True
-        return space[: self.received] if into is not None else space[: self.received].toreadonly()
+        return space[: self.received].toreadonly()
 
     def release(self) -> None:
         """Keep the connection for the next request if this answer was taken whole; else hang up."""
@@ -267,6 +315,7 @@ class WireAnswer:
             if self.received + size > len(space):
                 return False
             end = self.received + size
+            self._connection.receive(space[self.received : end])
             await self._take(space[self.received : end])
             if self.received < end or await self._connection.until(b"\r\n"):
                 raise BrokenOffError("a damaged chunk of the body")
@@ -294,9 +343,20 @@ class Wire:
         self._trust: ssl.SSLContext | None = None
 
     async def get(
-        self, url: str, headers: Mapping[str, str], *, connect: float, read: float, total: float
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        connect: float,
+        read: float,
+        total: float,
+        most: int = 0,
+        take: Take = BUFFERS.take,
     ) -> WireAnswer:
         """Ask for `url` and return the answer as soon as its head is there.
+
+        If the head tells that the body is at most `most` bytes long, the body is received at once, in
+        what `take` gives, and the answer is returned when it is whole: this spares a turn of the loop.
 
         Where a connection that had been used before turns out to be closed, the request is sent
         once more on a fresh one (RFC 9112, 9.3.1).
@@ -312,17 +372,17 @@ class Wire:
         deadline = loop.time() + total
         parts = urlsplit(url)
         origin = parts[:2]
-        request = request_head(parts, headers)
+        ask = partial(self._ask, origin, request_head(parts, headers), most, take, read, deadline)
         connection = self._idle_one(origin)
         if connection is not None:
             try:
-                return await self._ask(connection, request, origin, read, deadline)
+                return await ask(connection)
             except ConnectionError:
                 if connection.answered:
                     raise
         async with asyncio.timeout_at(min(loop.time() + connect, deadline)):
             connection = await self._connect(origin)
-        return await self._ask(connection, request, origin, read, deadline)
+        return await ask(connection)
 
     def keep(self, origin: Origin, connection: Connection) -> None:
         """Keep a connection for the next request to `origin`."""
@@ -342,13 +402,18 @@ class Wire:
         await asyncio.sleep(0)  # sockets are closed by callbacks that are queued by now
 
     async def _ask(
-        self, connection: Connection, request: bytes, origin: Origin, read: float, deadline: float
+        self,
+        origin: Origin,
+        request: bytes,
+        most: int,
+        take: Take,
+        read: float,
+        deadline: float,
+        connection: Connection,
     ) -> WireAnswer:
         try:
-            connection.send(request, read, deadline)
-            head = parse_head(await connection.until(b"\r\n\r\n"))
-            while head.status < 200 and head.status != 101:  # not yet the answer (RFC 9110, 15.2)
-                head = parse_head(await connection.until(b"\r\n\r\n"))
+            connection.send(request, most, take, read, deadline)
+            head = await connection.answer()
         except BaseException:
             connection.abort()
             raise

@@ -152,7 +152,7 @@ def test_exact_rationals(engine, rule, value, expected):
         assert (got[:3, :3] == expected).all()
 
 
-def test_means_below_zero_round_half_up(engine):
+def test_fix_31_means_below_zero_round_half_up(engine):
     data = np.array([[-3, -2]], np.int16)
     positions = AxisMap(np.array([ONE]), np.array([ONE // 2]))
     how = SampleRule(lo=-9998, hi=32767, nodata=-9999, add=100)
@@ -259,7 +259,7 @@ def test_nothing_won_nothing_painted(engine):
 
 
 @pytest.mark.parametrize("kind", ["axis", "lattice"])
-def test_split_windows_and_threads_give_the_same_bytes(engine, kind):
+def test_fix_16_split_windows_and_threads_give_the_same_bytes(engine, kind):
     rng = np.random.default_rng(7)
     rows, cols = 300, 420
     grid = TileGrid(width=500, height=400, tile_width=64, tile_height=64)

@@ -1,9 +1,10 @@
 """A device that is not there: the kernels compiled for the CPU, memory that NumPy holds.
 
 It breaks loudly what a GPU breaks silently. Work is queued and runs when somebody waits, streams
-against each other in an order drawn from the seed that knows recorded events and nothing else; host
-memory is read when its copy runs. Memory that was dropped is poisoned in the order of the stream it
-was made for and given out again there. Device arrays refuse everything but slices to the host.
+against each other in an order drawn from the seed that knows recorded events and nothing else; pinned
+memory is read when its copy runs, which does not keep it. Memory that was dropped is poisoned, pinned
+one at once, the device's in the order of the stream it was made for, where it is given out again.
+Device arrays refuse everything but slices to the host.
 """
 
 from __future__ import annotations
@@ -94,9 +95,12 @@ class EmulatedStream:
         """Whether there is nothing to run before another stream has got further."""
         return not self.queue or (isinstance(self.queue[0], EmulatedEvent) and not self.queue[0].passed())
 
-    def record(self) -> EmulatedEvent:
+    def record(self, timed: bool = False) -> EmulatedEvent:
         with self._device.entered():
-            return EmulatedEvent(self, self.added)
+            event = EmulatedEvent(self, self.added + timed)
+            if timed:
+                self.add(event.take_time)
+            return event
 
     def wait_for(self, event: EmulatedEvent) -> None:
         with self._device.entered():
@@ -108,6 +112,15 @@ class EmulatedEvent:
 
     def __init__(self, stream: EmulatedStream, count: int) -> None:
         self.stream, self.count = stream, count
+        self._time: float | None = None
+
+    def take_time(self) -> None:
+        self._time = self.stream._device.clock
+
+    def since(self, start: EmulatedEvent) -> float:
+        if self._time is None or start._time is None:
+            raise ValueError("an event that is not timed, or has not passed")
+        return self._time - start._time
 
     def passed(self) -> bool:
         return self.stream.ended >= self.count
@@ -133,12 +146,24 @@ class EmulatedDevice:
         Bytes of memory; `empty` raises MemoryError beyond.
     lost_at : int, optional
         The launch (counted from 0, in the order they run) with which the device is lost.
+    seconds : dict, optional
+        What launches of a kernel take on the device's clock, by its name; nothing the others.
+    pinnable : int
+        Bytes of host memory that can be pinned; `pinned` raises MemoryError beyond.
     """
 
     name = "cuda:0"
 
-    def __init__(self, seed: int = 0, total: int = 1 << 34, lost_at: int | None = None) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        total: int = 1 << 34,
+        lost_at: int | None = None,
+        seconds: dict[str, float] | None = None,
+        pinnable: int = 1 << 34,
+    ) -> None:
         self.seed, self.total, self.lost_at = seed, total, lost_at
+        self.seconds, self.clock = seconds or {}, 0.0
         self.launched: list[tuple[str, int]] = []
         """Kernel and number of its stream, in the order they ran."""
         self._order = random.Random(seed)
@@ -146,6 +171,9 @@ class EmulatedDevice:
         self._streams: list[EmulatedStream] = []
         self._dropped: deque[tuple[EmulatedStream, NDArray[np.uint8]]] = deque()
         self._used = 0
+        self.pinnable, self.pinned_bytes = pinnable, 0
+        self._pinned: dict[int, NDArray[np.uint8]] = {}
+        self._unpinned: deque[int] = deque()
         self._modules: dict[str, Module] = {}
         self._error: BaseException | None = None
         self._lock = threading.RLock()
@@ -181,7 +209,11 @@ class EmulatedDevice:
                 raise self._error
 
     def take_back(self) -> None:
-        """Give memory that was dropped to its stream, to be poisoned there."""
+        """Poison pinned memory that was dropped; give the device's to its stream, to be poisoned there."""
+        while self._unpinned:
+            gone = self._pinned.pop(self._unpinned.popleft())
+            self.pinned_bytes -= gone.size
+            gone.fill(DROPPED)
         while self._dropped:
             stream, block = self._dropped.popleft()
             self._used -= block.size
@@ -219,13 +251,30 @@ class EmulatedDevice:
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
         with self.entered():
-            return np.full(nbytes, UNPINNED, np.uint8)
+            if self.pinned_bytes + nbytes > self.pinnable:
+                raise MemoryError(f"{nbytes} bytes beyond {self.pinned_bytes} pinned ones")
+            block = _aligned(nbytes, UNPINNED)
+            given = np.frombuffer(block.data, np.uint8)  # not a view of the block: its end is to be seen
+            start = given.ctypes.data
+            self._pinned[start] = block
+            self.pinned_bytes += nbytes
+            weakref.finalize(given, self._unpinned.append, start).atexit = False
+            return given
 
     def copy_in(self, target: DeviceArray, pinned: NDArray[Any], stream: Any) -> None:
-        self._copy(host(target), pinned, stream)
+        self._copy(host(target), self._lying_at(pinned), stream)
 
     def copy_out(self, pinned: NDArray[Any], source: DeviceArray, stream: Any) -> None:
-        self._copy(pinned, host(source), stream)
+        self._copy(self._lying_at(pinned), host(source), stream)
+
+    def _lying_at(self, pinned: NDArray[Any]) -> NDArray[Any]:
+        """The bytes of an array, which does not stay pinned for that."""
+        with self.entered():
+            for start, block in self._pinned.items():
+                at = pinned.ctypes.data - start
+                if at >= 0 and at + pinned.nbytes <= block.size and pinned.flags.c_contiguous:
+                    return block[at : at + pinned.nbytes].view(pinned.dtype).reshape(pinned.shape)
+        raise ValueError("copies are from and to contiguous pinned memory")
 
     def _copy(self, to: NDArray[Any], source: NDArray[Any], stream: EmulatedStream) -> None:
         if source.ndim and (to.shape != source.shape or to.dtype != source.dtype):
@@ -256,6 +305,7 @@ class EmulatedDevice:
                     raise DeviceError("device lost")
                 self.launched.append((name, stream.number))
                 run(*sizes, plain, seed=self.seed)
+                self.clock += self.seconds.get(name, 0.0)
 
             stream.add(work)
 

@@ -131,7 +131,9 @@ def test_synchronize_waits_for_loads_too(engine_of):
 def test_what_the_report_says(engine_of):
     engine = engine_of()
     assert engine.name == "cuda:0"
-    assert engine.describe() == {"device": "emulated", "inflate": "kernels"}
+    counts = dict.fromkeys(("device_streams", "device_bytes", "host_streams", "host_bytes"), 0)
+    counts |= {"straight_bytes": 0, "gathered_bytes": 0}
+    assert engine.describe() == {"device": "emulated", "inflate": "kernels", **counts, "gb_s": {}}
 
 
 class Library:

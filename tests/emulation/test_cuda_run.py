@@ -6,6 +6,7 @@ them is emulated, with its streams run against each other in an order drawn from
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,11 +14,15 @@ from typing import Any
 
 import pytest
 from emulated_device import EmulatedDevice
+from forced_share import Forced
 from whole_run import HOME, RIGHT, SOUTH, assert_same, forget_headers, item_of, path_of, run, winners
 
 from bestpixel_gpu import engines
+from bestpixel_gpu.engines.cuda import batches
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
+from bestpixel_gpu.engines.cuda.share import Share
 from bestpixel_gpu.errors import DeviceError, IncompleteError, PartialResultWarning
+from bestpixel_gpu.transfer import buffers
 
 OnDevice = Callable[..., Any]
 
@@ -28,13 +33,15 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnDevice]:
 
     def run_there(server: Any, *where: Any, device: EmulatedDevice | None = None, **options: Any) -> Any:
         device = device or EmulatedDevice(seed=options.pop("seed", 1))
-        monkeypatch.setattr(engines, "create", lambda *_: CudaEngine(device, gather=0))
+        own = {name: options.pop(name) for name in ("share", "receive_bytes") if name in options}
+        monkeypatch.setattr(engines, "create", lambda *_: CudaEngine(device, gather=0, **own))
         made = run(server, *where, **options)
         monkeypatch.undo()
         return on_host(made, device)
 
     yield run_there
-    left = [t.name for t in threading.enumerate() if t.name.startswith(("bestpixel-load", "bestpixel-copy"))]
+    own = ("bestpixel-load", "bestpixel-copy", "bestpixel-host")
+    left = [t.name for t in threading.enumerate() if t.name.startswith(own)]
     assert not left, "the engine's threads end with the run"
 
 
@@ -88,6 +95,53 @@ def test_any_order_of_streams_gives_the_same(server: Any, on_device: OnDevice, s
     for limit in (None, 24 << 20):
         got = on_device(server, seed=seed, memory_limit=limit, threads=1 + seed)
         assert_same(got, want)
+
+
+@pytest.mark.parametrize("part", [0, 0.4, 1])
+def test_any_share_of_the_host_gives_the_same(server: Any, on_device: OnDevice, part: float) -> None:
+    options: dict[str, Any] = {"tile": "all", "resolution": 20, "order": "newest"}
+    want = run(server, **options)
+    got = on_device(server, share=Forced(part, seed=3), **options)
+    assert_same(got, want)
+    facts = got.report.device_facts
+    device, host = facts["device_streams"], facts["host_streams"]
+    assert device + host >= want.report.wanted_tiles
+    assert host == pytest.approx(part * (device + host), abs=0.2 * (device + host) * (part == 0.4))
+
+
+def test_a_slow_device_is_helped_and_the_report_says_so(server: Any, on_device: OnDevice) -> None:
+    slow = EmulatedDevice(2, seconds={"inflate_streams_parallel": 3.0, "inflate_streams": 3.0})
+    want, share = run(server), Share(2)
+    for _ in range(2):  # the first run may be over before both sides were seen
+        got = on_device(server, device=slow, share=share)
+        assert_same(got, want)
+    report = got.report
+    facts = report.device_facts
+    assert 0 < facts["host_streams"] <= share.counts["host_streams"]
+    assert facts["device_streams"] < share.counts["device_streams"], "those of this run, not of both"
+    assert facts["gb_s"]["block"].keys() >= {"stream", "host"}
+    assert f"emulated, host inflated {facts['host_streams']} of" in str(report)
+    assert json.loads(report.to_json())["device_facts"] == facts
+
+
+@pytest.mark.parametrize(("endpoint", "options"), CASES[2:8:2], ids=lambda v: str(v)[:60])
+def test_whatever_was_received_goes_straight(
+    server: Any, on_device: OnDevice, endpoint: str, options: dict[str, Any]
+) -> None:
+    """Every body in pinned memory, though few are as large here; some are not where that is bounded."""
+    want = run(server, endpoint, **options)
+    ways = {"straight_bytes", "gathered_bytes"}
+    caps = (1 << 30, {"straight_bytes"}), (1 << 16, ways), (0, {"gathered_bytes"}), (None, ways)
+    for seed, (cap, goes) in enumerate(caps):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(buffers, "_SMALL", 8)
+            patch.setattr(batches, "STRAIGHT_BYTES", 1)
+            device = EmulatedDevice(seed, pinnable=5 << 20 if cap is None else 1 << 30)
+            given = {} if cap is None else {"receive_bytes": cap}
+            got = on_device(server, endpoint, device=device, **given, **options)
+        assert_same(got, want)
+        facts = got.report.device_facts
+        assert set() < {way for way in ways if facts[way]} <= goes
 
 
 def test_repair_on_the_device(server: Any, on_device: OnDevice) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -38,6 +39,7 @@ class Recorder:
             runtimeGetVersion=lambda: 12090,
             memGetInfo=lambda: self.note("memGetInfo", (1000, 5000)),
             deviceSynchronize=lambda: self.note("deviceSynchronize"),
+            hostAllocPortable=1,
         )
         self.cuda = SimpleNamespace(
             runtime=runtime,
@@ -45,6 +47,8 @@ class Recorder:
             Device=lambda i: Current(self, "device", i),
             Stream=self.new_stream,
             Event=self.new_event,
+            PinnedMemory=self.pinned,
+            PinnedMemoryPointer=lambda memory, offset: memory[offset:],
         )
         self.held = SimpleNamespace(
             free_bytes=lambda: 300,
@@ -53,6 +57,8 @@ class Recorder:
             free_all_blocks=lambda: self.note("free_all_blocks"),
         )
         self.get_default_memory_pool = lambda: self.held
+        self.staged = SimpleNamespace(free_all_blocks=lambda: self.note("free_staged_blocks"))
+        self.get_default_pinned_memory_pool = lambda: self.staged
 
     def stack(self, kind):
         return self._now.__dict__.setdefault(kind, [])
@@ -85,8 +91,8 @@ class Recorder:
     def array(self, host, order):
         return self.note("array", FakeArray(self, np.array(host, order=order)))
 
-    def empty_pinned(self, shape, dtype):
-        return self.note("empty_pinned", np.zeros(shape, dtype))
+    def pinned(self, size, flags):
+        return memoryview(self.note("PinnedMemory", bytearray(size), flags))
 
     def RawModule(self, *, code, options):
         self.compiled.append((code, options))
@@ -130,7 +136,6 @@ class FakeArray:
 def cupy(monkeypatch):
     made = Recorder()
     monkeypatch.setitem(sys.modules, "cupy", made)
-    monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=made.empty_pinned))
     monkeypatch.setattr(cupy_device, "problem", lambda index: None)
     return made
 
@@ -156,7 +161,7 @@ def test_everything_is_asked_on_its_device_and_stream(cupy):
         handles = []
         device.call(handles.append, wanted)
         assert handles == [77]
-        used = [(name, *current) for name, *current in (c[:3] for c in cupy.calls) if name != "empty_pinned"]
+        used = [(name, *current) for name, *current in (c[:3] for c in cupy.calls) if name != "PinnedMemory"]
         assert len(used) >= 10
         assert all(current == [2, wanted.stream] for _, *current in used), used
         copies = [c for c in cupy.calls if c[0] in ("to_device", "to_host")]
@@ -171,6 +176,14 @@ def test_events_let_a_thread_sleep(cupy):
     assert event.done()
     event.wait()
     assert "synchronize" in cupy.names()
+
+
+def test_timed_events_tell_seconds(cupy):
+    device = CupyDevice(1)
+    start, end = (device.main.record(timed=True) for _ in range(2))
+    assert [c[3:] for c in cupy.calls if c[0] == "Event"] == [(True, False)] * 2
+    cupy.cuda.get_elapsed_time = lambda a, b: 250.0 if (a, b) == (start.event, end.event) else -1.0
+    assert end.since(start) == 0.25
 
 
 def test_launches(cupy):
@@ -219,9 +232,29 @@ def test_a_source_follows_what_it_includes(monkeypatch, tmp_path):
     assert source("a").split() == ["D", "B", "A"]
 
 
+def test_pinned_memory_is_unpinned_with_its_last_view(cupy):
+    unpinned = []
+
+    class Block(bytearray):
+        def __del__(self):
+            unpinned.append(len(self))
+
+    cupy.cuda.PinnedMemory = lambda size, flags: Block(size)
+    cupy.cuda.PinnedMemoryPointer = lambda memory, offset: memory
+    block = CupyDevice().pinned(3000)
+    assert (block.dtype, block.shape, block.flags.writeable) == (np.uint8, (3000,), True)
+    part = block[5:].view(np.ndarray)[3:]
+    del block
+    gc.collect()
+    assert not unpinned
+    del part
+    gc.collect()
+    assert unpinned == [3000]
+
+
 def test_no_room(cupy):
     device = CupyDevice()
-    cupy.failing["empty_pinned"] = CudaError(2, "cudaErrorMemoryAllocation: out of memory")
+    cupy.failing["PinnedMemory"] = CudaError(2, "cudaErrorMemoryAllocation: out of memory")
     with pytest.raises(MemoryError, match="cuda:0: cudaErrorMemoryAllocation"):
         device.pinned(5)
     cupy.failing["empty"] = type("OutOfMemoryError", (MemoryError,), {})("no room")
@@ -279,7 +312,7 @@ def test_memory_and_description(cupy):
     cupy.held.get_limit = lambda: 600
     assert device.memory() == (500, 5000)
     device.release_memory()
-    assert "free_all_blocks" in cupy.names()
+    assert {"free_all_blocks", "free_staged_blocks"} <= set(cupy.names())
     assert device.describe() == {
         "device": "NVIDIA H200",
         "compute_capability": "9.0",

@@ -97,13 +97,20 @@ def test_the_whole_check_runs_without_a_gpu(tmp_path):
     assert found["emulated"] is True
     assert found["errors"] == []
     assert {check["ok"] for check in found["checks"]} == {True}
-    composites = [c for c in found["checks"] if c["what"].startswith("composite")]
-    assert {c["what"].rpartition(", ")[2] for c in composites[:-1]} == {"routed", "parallel", "serial"}
+    composites = {c["what"].rpartition(", ")[2] for c in found["checks"] if c["what"].startswith("composite")}
+    assert composites >= {"routed", "parallel", "serial", "host"}
     assert {r["way"] for r in found["inflate"]} == {"routed", "parallel", "serial"}
     assert all(r["wrong"] == 0 and r["gb_s"] is None for r in found["inflate"])
     assert set(GOALS) < {r["operation"] for r in found["kernels"]}
     assert all(r["seconds"] is None for r in found["kernels"])
     assert found["path"]["cpu_over_ours"] is None
+    assert {r["inflates"] for r in found["few"] if r["streams"] == 4} == {"device", "host", "learned"}
+    assert all(bool(r["host_streams"]) == (r["inflates"] == "host") for r in found["few"])
+    assert len([r for r in found["sweep"] if "gather" in r]) == len(gpu_path.GATHERS)
+    assert all(r["seconds"] is None for r in [*found["few"], *found["sweep"]])
+    gathered, straight = (found["receive"][way] for way in ("gathered", "straight"))
+    assert gathered["gathered_bytes"] == straight["gathered_bytes"] + straight["straight_bytes"]
+    assert straight["straight_bytes"] > 10 * straight["gathered_bytes"], "all but the masks"
     rows = found["verdict"]
     assert {r["row"] for r in rows} == {"G1", "G2", "G3", "G4"}
     assert [r["met"] for r in rows if r["row"] == "G4"] == [True]
@@ -114,7 +121,10 @@ def test_what_is_made_of_times(tmp_path):
     status, found = found_by(CLOCKED, tmp_path)
     assert status == 0, found["errors"]
     assert all(r["gb_s"] > 0 and r["clocks_per_token"] > 0 for r in found["inflate"])
+    assert set(found["serial_from_ratio"]) == {"1", "2", "3"}
+    assert all(r["seconds"] > 0 for r in [*found["few"], *found["sweep"]])
     assert all(r["share_of_copy"] > 0 for r in found["kernels"])
+    assert all(r["first"] > 0 and r["processor_seconds"] > 0 for r in found["receive"].values())
     measured = {r["row"]: r["measured"] for r in found["verdict"] if r["measured"] is not None}
     assert set(measured) == {"G2", "G3", "G4"}  # G1 wants more streams than are emulated
     line = found["path"]["timeline"]
@@ -223,6 +233,18 @@ def test_memory_that_grows_is_seen():
     assert not gpu_path.grew(kept)
     assert gpu_path.grew(kept | {"kept after the second": 126})
     assert gpu_path.grew(kept | {"used after": 6})
+
+
+def test_where_the_serial_kernel_is_the_faster_one():
+    def timed(streams: int, ratio: float, serial: float, parallel: float) -> list[dict]:
+        both = {"serial": serial, "parallel": parallel}
+        return [{"streams": streams, "ratio": ratio, "way": w, "seconds": s} for w, s in both.items()]
+
+    rows = [
+        *timed(8, 1.3, 9, 1), *timed(8, 10, 3, 2), *timed(300, 10, 1, 2), *timed(300, 4, 2, 1),
+        *timed(300, 6, 1, 1.5), *timed(300, 1.3, 1, 2), {**timed(1, 10, 0, 0)[0], "seconds": None},
+    ]  # fmt: skip
+    assert gpu_inflate.crossings(rows) == {8: None, 300: 6}
 
 
 def test_tokens_of_a_stream():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,57 +12,17 @@ import cases
 import numpy as np
 import pytest
 from emulated_device import EmulatedDevice, EmulatedStream
+from forced_share import Forced
+from loads import LAYOUTS, SMALL, FakeNvcomp, Work
 
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.compositing.session import finished
 from bestpixel_gpu.engines.contract import TILE_CORRUPT, TILE_OK, CompressedTile
+from bestpixel_gpu.engines.cuda import loading
 from bestpixel_gpu.engines.cuda.batches import Batch, Entry, Lane
 from bestpixel_gpu.engines.cuda.loading import Loader
 from bestpixel_gpu.engines.cuda.pool import CudaPool
 from bestpixel_gpu.errors import DeviceError, FormatError
-
-SMALL = TileLayout(codec="deflate", width=24, height=16, bits=16, predictor=2)
-LAYOUTS = [
-    SMALL,
-    TileLayout(codec="deflate", width=16, height=16, bits=8),
-    TileLayout(codec="deflate", width=37, height=9, bits=15),
-    TileLayout(codec="none", width=24, height=5, bits=16, predictor=2, byteorder=">"),
-    TileLayout(codec="deflate", width=7, height=5, bits=32, kind="f", predictor=3, samples=2, sample=1),
-]
-
-
-class Work:
-    """Random tiles, a pool for them, and what must be in it."""
-
-    def __init__(self, device, layouts, seed=0, classes=None):
-        rng = np.random.default_rng(seed)
-        self.device, self.layouts = device, layouts
-        self.pixels = [cases.random_pixels(rng, layout) for layout in layouts]
-        if classes:
-            self.pixels = [p % classes for p in self.pixels]
-        self.tiles = [
-            cases.compressed(p, how, i) for i, (p, how) in enumerate(zip(self.pixels, layouts, strict=True))
-        ]
-        self.slots = [int(s) for s in rng.permutation(len(layouts))]
-        self.pool = CudaPool(device, max(layout.decoded_bytes for layout in layouts), len(layouts))
-
-    def damage(self, i):
-        data = bytearray(self.tiles[i].data)
-        data[len(data) // 2] ^= 0x10
-        self.tiles[i] = CompressedTile(i, bytes(data), self.layouts[i])
-
-    def good(self, i):
-        """Whether a tile's slot holds its pixels."""
-        start, layout = self.slots[i] * self.pool.step, self.layouts[i]
-        got = self.device.download(self.pool.data[start : start + layout.decoded_bytes])
-        return got.tobytes() == np.ascontiguousarray(self.pixels[i][:, :, layout.sample]).tobytes()
-
-    def load(self, loader, part=slice(None)):
-        return loader.load(self.pool, self.slots[part], self.tiles[part])
-
-    def check(self, ticket):
-        assert not ticket.wait().any()
-        assert all(self.good(i) for i in range(len(self.tiles)))
 
 
 @pytest.fixture
@@ -77,7 +37,8 @@ def loader_of():
     yield make
     for loader in made:
         loader.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith(("bestpixel-load", "bestpixel-copy"))]
+    left = ("bestpixel-load", "bestpixel-copy", "bestpixel-host")
+    assert not [t for t in threading.enumerate() if t.name.startswith(left)]
 
 
 def kernels(device):
@@ -426,46 +387,110 @@ def test_a_coroutine_awaits_a_ticket(loader_of):
 # ---------------------------------------------------------------- other ways to inflate
 
 
-def test_few_streams_on_the_host(loader_of):
-    device = EmulatedDevice()
+def test_the_host_inflates_what_it_is_given(loader_of):
+    device, share = EmulatedDevice(), Forced(1)
     work = Work(device, LAYOUTS)
     work.damage(1)
-    status = work.load(loader_of(device, host_below=9)).wait()
+    status = work.load(loader_of(device, share=share)).wait()
     assert status.tolist() == [0, 1, 0, 0, 0]
-    assert kernels(device) == ["undo"]
+    assert set(kernels(device)) == {"undo"}
     assert all(work.good(i) for i in (0, 2, 3, 4))
+    assert share.counts["host_streams"] == 4
+    assert share.counts["device_streams"] == 0
+    assert {t.name for t in threading.enumerate() if "-host_" in t.name}, "not on the loader's own thread"
 
 
-class FakeNvcomp:
-    """Inflates by zlib what lies in device memory; `lies` says how to answer for its n-th payload."""
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("nvcomp", [False, True])
+def test_any_split_gives_the_same_tiles(loader_of, seed, nvcomp):
+    device, share = EmulatedDevice(seed), Forced((0, 0.3, 0.7)[seed % 3], seed)
+    loader = loader_of(device, FakeNvcomp() if nvcomp else None, stored_bytes=4000, share=share)
+    work = Work(device, LAYOUTS * 6, seed)
+    work.damage(0)
+    work.damage(7)
+    tickets = [work.load(loader, slice(i, i + 5)) for i in range(0, 30, 5)]
+    status = np.concatenate([ticket.wait() for ticket in tickets])
+    assert np.flatnonzero(status).tolist() == [0, 7]
+    assert all(work.good(i) for i in range(30) if i not in (0, 7))
+    assert bool(share.counts["host_streams"]) == bool(seed % 3)
 
-    def __init__(self, lies=lambda n: None):
-        self.lies, self.seen = lies, 0
 
-    def temp_bytes(self, n, max_chunk, max_total, stream=0):
-        return 100
+def test_the_device_goes_on_while_the_host_inflates(loader_of, monkeypatch):
+    go = threading.Event()
+    monkeypatch.setattr(
+        loading, "python_inflate", lambda: lambda data, n: go.wait(10) and zlib.decompress(data)
+    )
+    device = EmulatedDevice()
+    share = Forced(1)
+    loader, work = loader_of(device, share=share), Work(device, [SMALL] * 6)
+    slow = work.load(loader, slice(0, 2))
+    while not share.asked:
+        time.sleep(0.001)
+    share.part = 0
+    assert not work.load(loader, slice(2, 6)).wait().any()
+    assert not slow.done()
+    go.set()
+    work.check(slow)
 
-    def decompress_async(self, payloads, sizes, rooms, written, n, temp, temp_bytes, outputs, status, stream):
-        def array(address, kind):
-            return np.ctypeslib.as_array((kind * n).from_address(address))
 
-        assert temp % 16 == 0
-        assert temp_bytes == 100
-        for i in range(n):
-            source, target = (int(array(a, ctypes.c_uint64)[i]) for a in (payloads, outputs))
-            assert source % 16 == 0
-            room = int(array(rooms, ctypes.c_uint64)[i])
-            data = ctypes.string_at(source, int(array(sizes, ctypes.c_uint64)[i]))
-            lie, self.seen = self.lies(self.seen), self.seen + 1
-            try:
-                raw = zlib.decompressobj(-15).decompress(data)[:room]
-            except zlib.error:
-                raw, lie = b"", lie or "status"
-            if lie == "bytes":
-                raw = bytes([raw[0] ^ 1]) + raw[1:]
-            ctypes.memmove(target, raw, len(raw))
-            array(written, ctypes.c_uint64)[i] = len(raw) - (lie == "length")
-            array(status, ctypes.c_int32)[i] = 12 if lie == "status" else 0
+def test_what_breaks_on_the_host_is_the_callers_to_know(loader_of, monkeypatch):
+    def broken(data, n):
+        raise MemoryError("no room for it")
+
+    monkeypatch.setattr(loading, "python_inflate", lambda: broken)
+    device, share = EmulatedDevice(), Forced(1)
+    loader, work = loader_of(device, share=share), Work(device, [SMALL] * 2)
+    with pytest.raises(MemoryError, match="no room for it"):
+        work.load(loader).wait()
+    loader.wait()
+    share.part = 0
+    work.check(work.load(loader))
+
+
+def test_closing_settles_what_the_host_has(loader_of, monkeypatch):
+    started, go = threading.Event(), threading.Event()
+    inflate = lambda data, n: (started.set(), go.wait(10), zlib.decompress(data))[2]  # noqa: E731
+    monkeypatch.setattr(loading, "python_inflate", lambda: inflate)
+    device = EmulatedDevice()
+    loader, work = loader_of(device, share=Forced(1)), Work(device, [SMALL] * 4)
+    ticket = work.load(loader)
+    assert started.wait(10)
+    closing = threading.Thread(target=loader.close)
+    closing.start()
+    go.set()
+    closing.join()
+    with pytest.raises(DeviceError, match="closed"):
+        ticket.wait()
+
+
+def test_a_share_learns_from_the_devices_clock_and_the_hosts(loader_of):
+    """A device that takes a second for a stream: the host gets them all, once each side has been seen."""
+    device = EmulatedDevice(seconds={"inflate_streams_parallel": 1.0, "inflate_streams": 7.0})
+    loader, turns = loader_of(device), 0
+    while not loader.share.counts["host_streams"]:
+        work = Work(device, [SMALL] * 4, turns)
+        work.check(work.load(loader))
+        turns += 1
+    assert turns > 2, "the first turn tells nothing, the second and a look at the host do"
+    assert loader.share.counts == {
+        "device_streams": 4 * (turns - 1), "device_bytes": 4 * (turns - 1) * SMALL.inflated_bytes,
+        "host_streams": 4, "host_bytes": 4 * SMALL.inflated_bytes,
+    }  # fmt: skip
+    assert loader.share.rates()["block"]["stream"] == pytest.approx(SMALL.inflated_bytes / 1e9)
+
+
+def test_turns_tell_each_way_by_itself():
+    native = TileLayout(codec="deflate", width=32, height=32, bits=8)
+    device = EmulatedDevice(5, seconds={"inflate_streams_parallel": 0.5, "inflate_streams": 0.25})
+    work = Work(device, [native] * 5 + [SMALL] * 3)
+    for i in range(2):
+        work.pixels[i][:] = i
+        work.tiles[i] = cases.compressed(work.pixels[i], native, i)
+    batch = Batch(device, Lane(device), entries_of(work), None)
+    with ThreadPoolExecutor(1) as copiers:
+        batch.start(copiers)
+    batch.finish()
+    assert batch.turns() == [("block", 6, 1024, 3 * 1024 + 3 * 768, 0.5), ("warp", 2, 1024, 2048, 0.25)]
 
 
 def test_nvcomp_inflates_and_kernels_verify(loader_of):

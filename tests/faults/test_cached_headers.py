@@ -191,6 +191,42 @@ def test_a_header_that_another_reader_renewed_is_not_taken_for_ones_own(
     read(work, tmp_path, memory)
 
 
+def test_tiles_planned_by_an_older_header_are_never_read_by_a_newer_one(
+    files: FileServer, tmp_path: Path
+) -> None:
+    """Two runs share a reader: one has opened the file anew while the other still goes by the old header."""
+    cached(files, tmp_path)
+
+    async def work(reader: Reader) -> None:
+        await reader.header(files.url)
+        old = reader.stamp(files.url)
+        files.data, files.tags = NEW, lambda: {"ETag": '"two"'}
+        await reader.forget(files.url)
+        await reader.header(files.url)
+        new = reader.stamp(files.url)
+        assert old is not new
+        got = await reader.read_many(files.url, TILES, stamp=new)
+        assert [bytes(t) for t in got] == tiles_of(NEW)
+        for known in (False, True):
+            files.log.clear()
+            got = await reader.read_many(files.url, TILES, stamp=old)
+            assert {type(t) for t in got} == {ChangedError}
+            assert (not files.log) == known, "once it is known, nothing is asked for"
+        got = await reader.read_many(files.url, TILES, stamp=new)
+        assert [bytes(t) for t in got] == tiles_of(NEW)
+
+    read(work, tmp_path)
+
+
+def test_the_header_that_showed_a_change_is_kept(files: FileServer, tmp_path: Path) -> None:
+    cached(files, tmp_path)
+    files.data, files.tags = NEW, lambda: {"ETag": '"two"'}
+    read(lambda r: header_and_tiles(r, files.url), tmp_path)
+    assert files.headers_asked == 1
+    assert read(lambda r: r.header(files.url), tmp_path)[0] == NEW[:16384]
+    assert files.headers_asked == 1
+
+
 def test_headers_known_to_the_process_reach_a_folder_given_later(files: FileServer, tmp_path: Path) -> None:
     memory = HeaderCache()
 

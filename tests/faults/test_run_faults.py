@@ -148,7 +148,9 @@ def test_no_cache_keeps_what_does_not_read(server: Any, clean: Any, victim: Any,
 
 
 @pytest.mark.parametrize(("fault", "status"), [("404", 404), ("403", 403), ("corrupt", None), ("500", 500)])
-def test_tiles_lost_for_good(server: Any, clean: Any, victim: Any, fault: str, status: int | None) -> None:
+def test_fix_06_tiles_lost_for_good(
+    server: Any, clean: Any, victim: Any, fault: str, status: int | None
+) -> None:
     ident = victim["id"]
     server.reset(faults={path_of(victim, "B04"): fault})
     with pytest.warns(PartialResultWarning, match=r"^\d+ tiles and 0 scenes could not be read"):
@@ -243,13 +245,22 @@ def test_a_file_that_ends_early_on_the_server(server: Any, clean: Any, victim: A
     assert {f.asset for f in got.report.failures} == {"B04"}
 
 
-def test_a_file_replaced_since_its_header_was_read(server: Any, clean: Any, victim: Any) -> None:
-    """The size gives it away: its tiles are not trusted, and the next run reads the header again."""
+def test_a_file_cut_short_since_its_header_was_read(server: Any, clean: Any, victim: Any) -> None:
+    """The size gives it away: it is opened anew, and gives what it still holds, as it does when cold."""
+    server.reset(faults={path_of(victim, "B04"): "truncated"})
+    answers = []
+    for _ in range(2):
+        with pytest.warns(PartialResultWarning):
+            answers.append(run(server, **PLACE))
+        forget_headers()
+    assert_same(*answers)
+    warm, cold = ({(f.tile, f.message) for f in a.report.failures} for a in answers)
+    assert warm == cold
+    assert all("the file ends at byte" in message or "416" in message for _, message in warm)
     server.reset(faults={path_of(victim, "B04"): "truncated"})
     with pytest.warns(PartialResultWarning):
-        got = run(server, **PLACE)
-    assert "the file changed" in got.report.failures[0].message
-    server.reset()
+        run(server, **PLACE)
+    server.reset()  # the header that is kept now is the short file's
     assert_same(run(server, **PLACE), clean)
 
 
@@ -282,7 +293,9 @@ def test_all_masks_failing(server: Any) -> None:
 
 
 @pytest.mark.parametrize(("asset", "cold"), [("B04", False), ("B11", True), ("SCL", False), ("SCL", True)])
-def test_errors_raise_names_the_loss(server: Any, clean: Any, victim: Any, asset: str, cold: bool) -> None:
+def test_fix_06_errors_raise_names_the_loss(
+    server: Any, clean: Any, victim: Any, asset: str, cold: bool
+) -> None:
     if cold:
         forget_headers()
     server.reset(faults={path_of(victim, asset): "404"})
@@ -336,7 +349,7 @@ def test_signed_files_are_read_and_no_token_is_told(server: Any) -> None:
     assert_same_pixels(got, run(server, tile=SOUTH, items=without(server, victim["id"])))
 
 
-def test_tokens_that_die_in_the_middle_are_renewed(server: Any) -> None:
+def test_fix_07_tokens_that_die_in_the_middle_are_renewed(server: Any) -> None:
     want = run(server, tile="all")
     forget_headers()
     signing._TOKENS.clear()
@@ -403,7 +416,7 @@ def test_a_catalogue_that_is_down(server: Any) -> None:
         run(server, stac_url="http://127.0.0.1:9/pc/api/stac/v1")
 
 
-def test_nothing_found_says_what_was_searched(server: Any) -> None:
+def test_fix_06_nothing_found_says_what_was_searched(server: Any) -> None:
     with pytest.raises(NoScenesError, match="0 found") as caught:
         run(server, datetime="2020-01-01/2020-02-01")
     for part in ("sentinel-2-l2a", "2020-01-01/2020-02-01", "Widen the dates", "bbox (5.9"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 import warnings
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from bestpixel_gpu.errors import AuthError, CatalogError, InputError, MissingError, SourceError, StalledError
+from bestpixel_gpu.transfer.buffers import Buffers
 from bestpixel_gpu.transfer.cache import HeaderCache
 from bestpixel_gpu.transfer.disk_cache import DiskCache
 from bestpixel_gpu.transfer.http import HttpTransport, Retry, Timeouts
@@ -304,12 +306,12 @@ def test_final_answers_are_asked_for_once(faulty, fault, kind, words):
 
 
 @pytest.mark.parametrize("fault", ["shifted", "early", "unranged", "gzipped", "long", "endless"])
-def test_wrong_answers_are_asked_for_twice(faulty, fault):
+def test_fix_10_wrong_answers_are_asked_for_twice(faulty, fault):
     error = failure(faulty, f"{fault}/99/x.tif")
     assert error.attempts == len(faulty.log) == 2
 
 
-def test_a_whole_file_that_is_small_is_cut(faulty):
+def test_fix_10_a_whole_file_that_is_small_is_cut(faulty):
     data, counters = read(faulty, "whole/99/x.tif")
     assert data == DATA[1000:6000]
     assert counters.requests == 1
@@ -352,7 +354,7 @@ def test_retry_after_is_honoured_by_the_whole_host(faulty):
     with_reader(use)
 
 
-def test_a_silent_server_is_given_up(faulty):
+def test_fix_09_a_silent_server_is_given_up(faulty):
     begun = time.monotonic()
     error = failure(
         faulty, "silent/99/x.tif", StalledError, timeouts=Timeouts(connect=1, read=0.1, total=0.5)
@@ -493,7 +495,7 @@ def test_a_replaced_file_is_noticed_until_its_header_is_read_again(faulty, tmp_p
     with_reader(then, **options)
 
 
-def test_bytes_in_flight_and_concurrency_stay_below_their_caps(faulty):
+def test_fix_22_bytes_in_flight_and_concurrency_stay_below_their_caps(faulty):
     async def use(reader):
         href = f"{faulty.url}/ok/0/"
         await asyncio.gather(*(reader.read(f"{href}{n}", n, 50_000) for n in range(40)))
@@ -509,7 +511,7 @@ def test_bytes_in_flight_and_concurrency_stay_below_their_caps(faulty):
     with_reader(few, concurrency=3)
 
 
-def test_cancelled_reads_hang_up(faulty):
+def test_fix_34_cancelled_reads_hang_up(faulty):
     async def use(reader):
         spans = [(n * 20_000, 10) for n in range(10)]
         task = asyncio.create_task(reader.read_many(f"{faulty.url}/silent/99/x.tif", spans))
@@ -572,13 +574,53 @@ def test_json(faulty):
 
 def test_into_a_buffer(faulty):
     async def run():
-        http, buffer = HttpTransport(retry=QUICK), bytearray(100)
-        answer = await http.read_range(f"{faulty.url}/short/1/x.tif", 299_950, 100, memoryview(buffer))
-        assert bytes(answer.data) == DATA[299_950:] == bytes(buffer[:50])
+        http, given = HttpTransport(retry=QUICK), []
+
+        def take(size):
+            given.append(bytearray(size))
+            return memoryview(given[-1])
+
+        answer = await http.read_range(f"{faulty.url}/short/1/x.tif", 299_800, 300, take)
+        assert bytes(answer.data) == DATA[299_800:] == bytes(given[-1])
+        assert answer.data.readonly
+        assert len(given) == 2, "asked for when an answer's head is there, anew for each try"
         assert (answer.total, answer.version) == (len(DATA), '"v1"')
         await http.close()
 
     asyncio.run(run())
+
+
+def test_tiles_are_received_into_the_callers_memory(faulty):
+    given = []
+
+    def take(size):
+        given.append(bytearray(size))
+        return memoryview(given[-1])
+
+    async def use(reader):
+        url = f"{faulty.url}/ok/0/x.tif"
+        await reader.header(url)
+        assert not given, "headers are small and kept"
+        spans = [(1000, 300), (200_000, 5000), (1300, 40)]
+        got = await reader.read_many(url, spans)
+        assert [bytes(view) for view in got] == [DATA[at : at + size] for at, size in spans]
+        assert got[0].obj is got[2].obj
+        assert {id(view.obj) for view in got} == {id(block) for block in given}
+
+    with_reader(use, take=take)
+
+
+def test_a_resting_connection_keeps_no_body(faulty):
+    buffers = Buffers()
+
+    async def use(reader):
+        view = await reader.read(f"{faulty.url}/ok/0/x.tif", 1000, 100_000)
+        assert (len(view), buffers.ready) == (100_000, 0)
+        del view
+        gc.collect()
+        assert buffers.ready >= 100_000
+
+    with_reader(use, take=buffers.take)
 
 
 def test_the_environment_names_a_proxy(faulty, monkeypatch):

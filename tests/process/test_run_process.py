@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from whole_run import SOUTH, arguments, forget_headers, run
+from whole_run import SOUTH, arguments, file_of, forget_headers, of_tile, run, with_href
 
 ROOT = Path(__file__).resolve().parents[2]
 NOISE = ("Exception in", "Task was destroyed", "never retrieved", "Unclosed", "Warning", "Fatal")
@@ -52,7 +52,7 @@ except KeyboardInterrupt:
     ("where", "slow"),
     [("search", {"/search": "stall"}), ("masks", {"B0": "stall"}), ("tiles", {}), ("headers", {})],
 )
-def test_ctrl_c_in_the_middle_of_a_run(server: Any, where: str, slow: dict[str, str]) -> None:
+def test_fix_34_ctrl_c_in_the_middle_of_a_run(server: Any, where: str, slow: dict[str, str]) -> None:
     forget_headers()
     server.reset(latency_ms=100, faults=slow)
     call = json.dumps(arguments(server, tile="all", concurrency=12))
@@ -90,11 +90,42 @@ print("well")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_run_in_forked_children_of_a_process_that_ran(server: Any) -> None:
+def test_fix_26_a_run_in_forked_children_of_a_process_that_ran(server: Any) -> None:
     process = start(FORKED, json.dumps(arguments(server, tile=SOUTH)))
     out, err = process.communicate(timeout=60)
     lines = [x for x in err.splitlines() if "multi-threaded" not in x and "os.fork()" not in x]
     assert (process.returncode, out.strip(), lines) == (0, "well", [])
+
+
+STRANGE = """
+import json, sys
+from bestpixel_gpu import build_composite, errors
+call, items = (json.loads(a) for a in sys.argv[1:])
+try:
+    build_composite(**call | {"bbox": [5, 44, 6, 95]})
+except errors.InputError as error:
+    print(error)
+print(int(build_composite(**call, items=items).bands["red"].astype("int64").sum()))
+"""
+
+
+def test_fix_05_latitudes_and_strips_do_not_end_the_process(server: Any, tmp_path: Path) -> None:
+    """Either aborts the ancestor's; a TIFF in strips is read."""
+    rasterio = pytest.importorskip("rasterio")
+    want, items = run(server, tile=SOUTH), of_tile(server.items("pc"), SOUTH)
+    for item in items:
+        with rasterio.open(file_of(server, item, "B04")) as src:
+            profile = {k: src.profile[k] for k in ("dtype", "width", "height", "crs", "transform", "nodata")}
+            path = tmp_path / f"{item['id']}.tif"
+            with rasterio.open(path, "w", "GTiff", count=1, compress="deflate", blockysize=8, **profile) as d:
+                d.write(src.read())
+        items = with_href(items, item["id"], "B04", str(path))
+    process = start(STRANGE, json.dumps(arguments(server, tile=SOUTH)), json.dumps(items))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    refused, red = out.splitlines()
+    assert "latitudes in -90..90" in refused
+    assert int(red) == int(want.bands["red"].astype("int64").sum())
 
 
 MANY = """

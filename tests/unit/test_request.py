@@ -39,7 +39,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, "no area"),
     ],
 )
-def test_bad_bbox(bbox: Any, says: str) -> None:
+def test_fix_20_bad_bbox(bbox: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         bestpixel_gpu.build_composite(bbox, DATES)
 
@@ -93,7 +93,7 @@ def test_bad_argument(change: dict[str, Any], says: str) -> None:
         bestpixel_gpu.build_composite(**arguments)
 
 
-def test_result_that_cannot_fit_is_refused_with_sizes_that_would() -> None:
+def test_fix_20_result_that_cannot_fit_is_refused_with_sizes_that_would() -> None:
     with pytest.raises(bestpixel_gpu.MemoryLimitError, match="resolution >="):
         bestpixel_gpu.build_composite((7, 44, 9, 46), DATES, resolution=10, memory_limit=64 << 20)
 

@@ -41,6 +41,7 @@ from bestpixel_gpu.engines.cpu.rank import rank, statistics
 from bestpixel_gpu.engines.cpu.spread import spread
 from bestpixel_gpu.engines.cpu.surround import surround
 from bestpixel_gpu.geo.pixel_map import PixelMap
+from bestpixel_gpu.transfer.buffers import BUFFERS
 
 LARGE_POOL = 64 << 20
 """Bytes of a pool for which freed memory is given back first; below, taking it anew costs more."""
@@ -97,6 +98,10 @@ class CpuEngine:
                 self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="bestpixel-cpu")
             return self._executor
 
+    def describe(self) -> dict[str, Any]:
+        """Nothing: the versions say it."""
+        return {}
+
     def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> NDArray[Any]:
         """NumPy array, filled if asked."""
         if fill == 0:
@@ -116,6 +121,10 @@ class CpuEngine:
         if slot_bytes * n_slots >= LARGE_POOL:
             give_back()
         return CpuPool(slot_bytes, n_slots)
+
+    def receive_buffer(self, size: int) -> memoryview:
+        """Ordinary memory, used again."""
+        return BUFFERS.take(size)
 
     def load(self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]) -> Ticket:
         """Inflate, unpack, undo the predictor and the byte order of each tile into its slot."""

@@ -42,6 +42,11 @@ class CupyEvent:
         with self._device.checked():
             self.event.synchronize()
 
+    def since(self, start: Any) -> float:
+        """Seconds of the device's clock between two timed events that have passed."""
+        with self._device.checked():
+            return self._device.milliseconds(start.event, self.event) / 1e3
+
 
 class CupyStream:
     """Work in order; does not wait for the process's default stream."""
@@ -49,10 +54,10 @@ class CupyStream:
     def __init__(self, device: CupyDevice, stream: Any) -> None:
         self._device, self.stream = device, stream
 
-    def record(self) -> CupyEvent:
+    def record(self, timed: bool = False) -> CupyEvent:
         """The point after everything asked of this stream so far."""
         with self._device.on(self):
-            return CupyEvent(self._device, self.stream.record(self._device.new_event()))
+            return CupyEvent(self._device, self.stream.record(self._device.new_event(timed)))
 
     def wait_for(self, event: Any) -> None:
         """Let the stream's later work wait for another's."""
@@ -89,10 +94,9 @@ class CupyDevice:
         if reason is not None:
             raise DeviceError(reason)
         import cupy
-        import cupyx
 
         self.name = f"cuda:{index}"
-        self._cupy, self._cupyx, self._index = cupy, cupyx, index
+        self._cupy, self._index = cupy, index
         self._process = os.getpid()
         self._modules: dict[str, Any] = {}
         self._kernels: dict[tuple[str, str], Any] = {}
@@ -129,9 +133,13 @@ class CupyDevice:
             with self._cupy.cuda.Device(self._index), used:
                 yield used
 
-    def new_event(self) -> Any:
+    def new_event(self, timed: bool = False) -> Any:
         """An event to wait for asleep."""
-        return self._cupy.cuda.Event(block=True, disable_timing=True)
+        return self._cupy.cuda.Event(block=True, disable_timing=not timed)
+
+    def milliseconds(self, start: Any, end: Any) -> float:
+        """Between two timed events, as CUDA tells it."""
+        return float(self._cupy.cuda.get_elapsed_time(start, end))
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any, stream: Any = None) -> Any:
         """Device memory that belongs to `stream`."""
@@ -157,10 +165,11 @@ class CupyDevice:
             array.fill(value)
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Page-locked host memory."""
+        """Page-locked host memory, unlocked with its last view: CuPy's pool would keep every size."""
+        cuda = self._cupy.cuda
         with self.on(None):
-            host: NDArray[np.uint8] = self._cupyx.empty_pinned(nbytes, np.uint8)
-            return host
+            memory = cuda.PinnedMemory(nbytes, cuda.runtime.hostAllocPortable)
+            return np.ndarray(nbytes, np.uint8, buffer=cuda.PinnedMemoryPointer(memory, 0))
 
     def copy_in(self, target: Any, pinned: NDArray[Any], stream: Any) -> None:
         """Copy pinned memory to the device, both contiguous."""
@@ -229,9 +238,10 @@ class CupyDevice:
             return int(min(free, limit - pool.used_bytes()) if limit else free), int(total)
 
     def release_memory(self) -> None:
-        """Give back what CuPy's own pool keeps unused."""
+        """Give back what CuPy's own pools keep unused."""
         with self.on(None):
             self._cupy.get_default_memory_pool().free_all_blocks()
+            self._cupy.get_default_pinned_memory_pool().free_all_blocks()
 
     def synchronize(self) -> None:
         """Wait for all streams of the device."""

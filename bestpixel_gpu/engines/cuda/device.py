@@ -24,11 +24,15 @@ class Event(Protocol):
         """Let the calling thread wait for it."""
         ...
 
+    def since(self, start: Any) -> float:
+        """Seconds of the device's clock between two timed events that have passed."""
+        ...
+
 
 class Stream(Protocol):
     """Work in order; two streams know nothing of each other but through events."""
 
-    def record(self) -> Event:
+    def record(self, timed: bool = False) -> Event:
         """The point after everything asked of this stream so far."""
         ...
 
@@ -80,11 +84,20 @@ class Device(Protocol):
         ...
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Host memory that copies to and from the device without staging."""
+        """Host memory that copies to and from the device without staging; any view keeps it pinned.
+
+        Raises
+        ------
+        MemoryError
+            If the system pins no more.
+        """
         ...
 
     def copy_in(self, target: Any, pinned: NDArray[Any], stream: Stream) -> None:
-        """Copy pinned memory to the device; `pinned` may not change before the stream has passed here."""
+        """Copy pinned memory to the device.
+
+        The caller keeps `pinned`, which may not change before the stream has passed here.
+        """
         ...
 
     def copy_out(self, pinned: NDArray[Any], source: Any, stream: Stream) -> None:

@@ -33,7 +33,6 @@ from bestpixel_gpu.engines.cuda import masks, values
 from bestpixel_gpu.engines.cuda.device import Device
 from bestpixel_gpu.engines.cuda.loading import (
     GATHER_SECONDS,
-    HOST_BELOW,
     INFLATED_BYTES,
     STORED_BYTES,
     Loader,
@@ -44,6 +43,8 @@ from bestpixel_gpu.engines.cuda.owners import owners
 from bestpixel_gpu.engines.cuda.paint import failures, start_painting
 from bestpixel_gpu.engines.cuda.pool import CudaPool
 from bestpixel_gpu.engines.cuda.positions import Maps
+from bestpixel_gpu.engines.cuda.receive import RECEIVE_BYTES, Receiver
+from bestpixel_gpu.engines.cuda.share import Share
 from bestpixel_gpu.engines.cuda.spread import spread
 from bestpixel_gpu.engines.cuda.surround import surround
 from bestpixel_gpu.engines.cuda.tables import Tables
@@ -130,8 +131,10 @@ class CudaEngine:
     device : Device
     nvcomp : Nvcomp, optional
         Inflates instead of the kernels, which inflate again what it refuses.
-    gather, host_below
+    gather, share
         As for :class:`~bestpixel_gpu.engines.cuda.loading.Loader`.
+    receive_bytes : int
+        Most bytes of pinned memory for bodies; 0 has all of them received into ordinary memory.
     """
 
     def __init__(
@@ -140,20 +143,23 @@ class CudaEngine:
         nvcomp: Nvcomp | None = None,
         *,
         gather: float = GATHER_SECONDS,
-        host_below: int = HOST_BELOW,
+        share: Share | None = None,
+        receive_bytes: int = RECEIVE_BYTES,
     ) -> None:
         self.name, self.note = device.name, ""
         self.workers, self.lookahead = WORKERS, LOOKAHEAD_BYTES
         self.kept = False
         self._device, self._nvcomp = device, nvcomp
         free, _ = device.memory()
+        self._receiver = Receiver(device, receive_bytes)
         self._loader = Loader(
             device,
             nvcomp,
             stored_bytes=min(STORED_BYTES, free // (2 * _IN_A_BATCH)),
             inflated_bytes=min(INFLATED_BYTES, free // _IN_A_BATCH),
             gather=gather,
-            host_below=host_below,
+            share=share,
+            give_way=self._receiver.give_way,
         )
         self._maps, self._tables = Maps(device), Tables(device)
 
@@ -179,6 +185,10 @@ class CudaEngine:
     def pool(self, slot_bytes: int, n_slots: int) -> CudaPool:
         """Room for decoded tiles."""
         return CudaPool(self._device, slot_bytes, n_slots)
+
+    def receive_buffer(self, size: int) -> memoryview:
+        """Writable bytes for a body; large ones are pinned, and tiles in them go straight to the device."""
+        return self._receiver.take(size)
 
     def load(self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]) -> LoadTicket:
         """Inflate and unpack each tile into its slot, together with what other callers ask for."""
@@ -330,12 +340,23 @@ class CudaEngine:
         """Give back what is only kept for later; nobody may be asking for work meanwhile."""
         self._maps.clear()
         self._tables.clear()
+        self._receiver.clear()
+        for lane in self._loader.lanes:
+            lane.release()
         self._device.release_memory()
 
-    def describe(self) -> dict[str, str]:
-        """Device, driver, versions and what inflates, for the report."""
-        inflate = str(self._nvcomp) if self._nvcomp is not None else "kernels"
-        return {**self._device.describe(), "inflate": inflate}
+    def describe(self) -> dict[str, Any]:
+        """Device, driver, versions, who inflated how much, and the rates by which that was divided.
+
+        Of the stored bytes that went to the device, some went straight from where they were received,
+        the others were gathered first.
+        """
+        inflate, share = str(self._nvcomp) if self._nvcomp is not None else "kernels", self._loader.share
+        ways = {
+            "straight_bytes": sum(lane.straight for lane in self._loader.lanes),
+            "gathered_bytes": sum(lane.gathered for lane in self._loader.lanes),
+        }
+        return {**self._device.describe(), "inflate": inflate, **share.counts, **ways, "gb_s": share.rates()}
 
     def close(self) -> None:
         """End the loader's thread and give back memory, as far as a device that is lost allows.

@@ -3,12 +3,15 @@
 With nothing under way a batch starts at once with what there is; while one is, requests pile up and
 go together. Two batches are on the device at a time, each on a stream of its own, so the next one's
 copy and its first streams run beside the last ones of the one before; the loader waits for a batch
-only when the next has started.
+only when the next has started. Streams that the host inflates sooner (`share.py`) are inflated by threads
+of their own and come back as samples, to go with a later batch.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -26,16 +29,16 @@ from bestpixel_gpu.engines.cuda.batches import COPIERS, Batch, Entry, Lane
 from bestpixel_gpu.engines.cuda.device import Device
 from bestpixel_gpu.engines.cuda.nvcomp import Nvcomp
 from bestpixel_gpu.engines.cuda.pool import CudaPool
+from bestpixel_gpu.engines.cuda.share import Share, Way
 from bestpixel_gpu.errors import DeviceError
 
 STORED_BYTES = 128 << 20
 """Most stored bytes of a batch: pinned memory, twice."""
 INFLATED_BYTES = 256 << 20
 """Most decoded bytes of a batch. 500 tiles of 512 x 512 uint16; two batches fill an H200."""
-GATHER_SECONDS = 0.0005
-"""How long the first batch after a rest waits for more. To be measured; a guess until then."""
-HOST_BELOW = 0
-"""Batches of fewer streams are inflated on the host. Off: to be measured on a GPU first."""
+GATHER_SECONDS = 0.0
+"""How long the first batch after a rest waits for more. Not at all: what comes while it is being made goes
+with the second lane, and a run that waits for the network would pay at every rest."""
 
 
 class LoadTicket:
@@ -120,8 +123,10 @@ class Loader:
         Bounds of a batch; halved when memory runs out.
     gather : float
         Seconds that the first batch after a rest waits for more.
-    host_below : int
-        Streams below which a batch is inflated on the host.
+    share : Share, optional
+        Who divides the streams between device and host; one that learns, with half of the processors.
+    give_way : callable
+        As for :class:`~bestpixel_gpu.engines.cuda.batches.Lane`.
     """
 
     def __init__(
@@ -132,11 +137,14 @@ class Loader:
         stored_bytes: int = STORED_BYTES,
         inflated_bytes: int = INFLATED_BYTES,
         gather: float = GATHER_SECONDS,
-        host_below: int = HOST_BELOW,
+        share: Share | None = None,
+        give_way: Callable[[], object] = lambda: None,
     ) -> None:
         self._device, self._nvcomp = device, nvcomp
         self._stored_bytes, self._inflated_bytes = stored_bytes, inflated_bytes
-        self._gather, self._host_below = gather, host_below
+        self._gather = gather
+        self.share = share or Share(_host_workers())
+        self.lanes = [Lane(device, give_way), Lane(device, give_way)]
         self._waiting: deque[Entry] = deque()
         self._open: set[LoadTicket] = set()
         self._changed = threading.Condition()
@@ -192,14 +200,20 @@ class Loader:
 
     def _run(self) -> None:
         running: Batch | None = None
+        began_alone = False
         try:
-            lanes = cycle([Lane(self._device), Lane(self._device)])
-            with ThreadPoolExecutor(COPIERS, thread_name_prefix="bestpixel-copy") as copiers:
+            lanes = cycle(self.lanes)
+            with (
+                ThreadPoolExecutor(COPIERS, thread_name_prefix="bestpixel-copy") as copiers,
+                ThreadPoolExecutor(self.share.workers, thread_name_prefix="bestpixel-host") as hosts,
+            ):
                 while (entries := self._take(rest=running is None)) is not None:
-                    started = self._begin(entries, next(lanes), copiers, alone=running is None)
+                    entries = self._divide(entries, hosts)
+                    alone = running is None
+                    started = self._begin(entries, next(lanes), copiers, alone)
                     if running is not None:
-                        self._end(running)
-                    running = started
+                        self._end(running, hosts, began_alone and started is None)
+                    running, began_alone = started, alone
         except BaseException as error:  # whatever it is, nobody may wait for ever
             self._broken = self._broken or error
         with self._changed:
@@ -228,8 +242,6 @@ class Loader:
 
     def _begin(self, entries: list[Entry], lane: Lane, copiers: Executor, alone: bool) -> Batch | None:
         """A batch on its way; ``None`` where there was nothing to do, or too little memory for it."""
-        if sum(e.layout.codec == "deflate" for e in entries) < self._host_below:
-            entries = self._inflated_on_host(entries)
         if not entries:
             return None
         try:
@@ -246,31 +258,61 @@ class Loader:
         batch.start(copiers)
         return batch
 
-    def _end(self, batch: Batch) -> None:
+    def _end(self, batch: Batch, hosts: Executor, alone: bool) -> None:
         """Tell how a batch went, but for tiles that the kernels are to try after nvCOMP."""
-        again = []
-        for i, (entry, status) in enumerate(zip(batch.entries, batch.finish(), strict=True)):
+        again, statuses = [], batch.finish()
+        for turn in batch.turns():
+            self.share.device_ended(turn, alone)
+            if self.share.due(turn.way):
+                one = next(e for e in reversed(batch.entries) if e.way(self._nvcomp) == turn.way)
+                hosts.submit(self._look_at_host, one, turn.way)
+        for i, (entry, status) in enumerate(zip(batch.entries, statuses, strict=True)):
             if status != TILE_OK and batch.used_nvcomp(i):
                 again.append(replace(entry, safe=True))
             else:
                 self._settle(entry, int(status))
         self._put_back(again)
 
-    def _inflated_on_host(self, entries: list[Entry]) -> list[Entry]:
-        inflate, left = python_inflate(), []
+    def _divide(self, entries: list[Entry], hosts: Executor) -> list[Entry]:
+        """What the device is to do; threads of the host begin with the rest."""
+        streams = [e for e in entries if e.layout.codec != "none"]
+        chosen = self.share.for_host([(e.way(self._nvcomp), e.layout.inflated_bytes) for e in streams])
+        for n in range(self.share.workers):
+            if part := [streams[i] for i in chosen[n :: self.share.workers]]:
+                hosts.submit(self._inflate_on_host, part)
+        theirs = {id(streams[i]) for i in chosen}
+        return [e for e in entries if id(e) not in theirs]
+
+    def _inflate_on_host(self, entries: list[Entry]) -> None:
+        """Give streams back as samples; on a thread of the host."""
+        inflated = []
         for entry in entries:
-            if entry.layout.codec == "none":
-                left.append(entry)
-            elif (raw := inflate(entry.stored.data, entry.layout.inflated_bytes)) is None:
+            way, size = entry.way(self._nvcomp), entry.layout.inflated_bytes
+            try:
+                raw, seconds = _inflate(entry)
+            except BaseException as error:  # whatever it is, nobody may wait for ever
+                entry.sink.fail(error)
+                self._forget(entry.sink)
+                continue
+            finally:
+                self.share.host_ended(way, size)
+            if raw is None:
                 self._settle(entry, TILE_CORRUPT)
             else:
+                self.share.host_saw(way, size, seconds)
                 layout = replace(entry.layout, codec="none")
-                left.append(replace(entry, stored=np.frombuffer(raw, np.uint8), layout=layout))
-        return left
+                inflated.append(replace(entry, stored=np.frombuffer(raw, np.uint8), layout=layout))
+        self._put_back(inflated)
+
+    def _look_at_host(self, entry: Entry, way: Way) -> None:
+        """Time a stream that the device has done; the first time may load what inflates, or compile it."""
+        if _inflate(entry)[0] is not None:
+            self.share.host_saw(way, entry.layout.inflated_bytes, _inflate(entry)[1])
 
     def _put_back(self, entries: list[Entry]) -> None:
         with self._changed:
             self._waiting.extendleft(reversed(entries))
+            self._changed.notify()
 
     def _settle(self, entry: Entry, status: int) -> None:
         entry.sink.settle(entry.place, status)
@@ -289,6 +331,19 @@ def _entry(tile: CompressedTile, pool: CudaPool, slot: int, ticket: LoadTicket, 
         raise ValueError(f"tile {tile.index} does not fit slot {slot} of {pool.n_slots}")
     assert tile.data is not None
     return Entry(np.frombuffer(tile.data, np.uint8), layout, tile.inside, pool, slot, ticket, place)
+
+
+def _inflate(entry: Entry) -> tuple[bytes | bytearray | NDArray[np.uint8] | None, float]:
+    """What a stream holds, ``None`` where it is damaged, and the seconds it took."""
+    start = time.perf_counter()
+    raw = python_inflate()(entry.stored.data, entry.layout.inflated_bytes)
+    return raw, time.perf_counter() - start
+
+
+def _host_workers() -> int:
+    """Half of the processors that this process may use; the others read and give orders."""
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, n // 2)
 
 
 def _may_fit(entry: Entry) -> bool:

@@ -52,7 +52,7 @@ def scene(ident: str, **change: Any) -> Scene:
         (scene("a", tile="", datatake=""), None, None),
     ],
 )
-def test_duplicates(other: Scene, kept: str | None, reason: str | None) -> None:
+def test_fix_18_duplicates(other: Scene, kept: str | None, reason: str | None) -> None:
     for pair in ([BASE, other], [other, BASE]):
         left, dropped = merge_duplicates(pair)
         if kept is None:

@@ -75,7 +75,9 @@ def test_harmonised_collections_ignore_all_metadata(profile: CollectionProfile, 
     ("baseline", "flag", "certain"),
     [("05.11", False, False), ("05.11", True, True), ("05.11", None, True), ("02.14", False, True)],
 )
-def test_a_flag_that_denies_it_deserves_a_warning(baseline: str, flag: bool | None, certain: bool) -> None:
+def test_fix_30_a_flag_that_denies_it_deserves_a_warning(
+    baseline: str, flag: bool | None, certain: bool
+) -> None:
     given = item(s2__processing_baseline=baseline, earthsearch__boa_offset_applied=flag)
     decision = decide_offset(given, ES_S2)
     assert (decision.dn, decision.certain) == (0, certain)
@@ -94,7 +96,7 @@ def test_unknown_collections_are_judged_by_the_item() -> None:
 @pytest.mark.parametrize(
     "override", [250, {"x": 250}, lambda i: 250 if i["id"] == "x" else None, np.int16(250)]
 )
-def test_the_caller_comes_first(override: Any) -> None:
+def test_fix_30_the_caller_comes_first(override: Any) -> None:
     for profile in (PC_S2, ES_S2, ES_C1):
         decision = decide_offset(item(s2__processing_baseline="05.11"), profile, override)
         assert (decision.dn, decision.certain) == (250, True)

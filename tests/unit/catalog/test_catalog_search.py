@@ -161,7 +161,7 @@ def test_get_links_are_followed_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("link", [{"body": {"next": "same"}}, {"body": {}}, {}])
-def test_a_link_that_repeats_ends_the_search(link: dict[str, Any]) -> None:
+def test_fix_05_a_link_that_repeats_ends_the_search(link: dict[str, Any]) -> None:
     following = {"rel": "next", "method": "POST", "href": "/v1/search"} | link
     with catalogue(lambda *_: page([feature("a")], following)) as (root, asked):
         assert [i["id"] for i in search(query(root))] == ["a"]

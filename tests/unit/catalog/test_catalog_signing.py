@@ -50,7 +50,7 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PC_SDK_SUBSCRIPTION_KEY", raising=False)
 
 
-def test_token_per_container_appended_as_it_came() -> None:
+def test_fix_08_token_per_container_appended_as_it_came() -> None:
     service = Service()
 
     async def run() -> None:
@@ -81,7 +81,7 @@ def test_token_per_container_appended_as_it_came() -> None:
         "file:///blob/account/container/x.tif",
     ],
 )
-def test_what_needs_no_token_stays_as_it_is(href: str) -> None:
+def test_fix_08_what_needs_no_token_stays_as_it_is(href: str) -> None:
     service = Service()
     assert not needs_token(href)
     assert asyncio.run(service.signer().sign(href)) == href

@@ -240,7 +240,7 @@ def test_nodata_text(text: bytes, bits: int, sample_format: int, expected: float
         ({279: (LONG, [1 << 30])}, "tiles of up to"),
     ],
 )
-def test_what_is_not_supported_is_named(extra: dict, message: str) -> None:
+def test_fix_21_what_is_not_supported_is_named(extra: dict, message: str) -> None:
     data = build_tiff([page(12, 10, [PIXELS.tobytes()], extra=extra)])
     with pytest.raises(FormatError, match=message):
         open_raster(data)
@@ -318,7 +318,7 @@ CASES = {
 
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("name", CASES)
-def test_pixels_as_gdal_wrote_them(tmp_path: Path, name: str, interleave: str) -> None:
+def test_fix_21_pixels_as_gdal_wrote_them(tmp_path: Path, name: str, interleave: str) -> None:
     dtype, profile = CASES[name]
     if "lerc" in name:
         pytest.importorskip("imagecodecs")
@@ -356,7 +356,7 @@ def test_overviews_mask_metadata_as_gdal_wrote_them(tmp_path: Path) -> None:
             np.testing.assert_array_equal(read_level(data, mask, 0)[0] * 255, src.read_masks(1))
 
 
-def test_sparse_tiles_make_no_request(tmp_path: Path) -> None:
+def test_fix_21_sparse_tiles_make_no_request(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     profile = {"driver": "GTiff", "width": 200, "height": 200, "count": 1, "dtype": "int16", "nodata": -9999}
     block = np.full((64, 64), 5, np.int16)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from whole_run import (
 )
 
 from bestpixel_gpu import explain
+from bestpixel_gpu.engines.cpu.engine import CpuEngine
+from bestpixel_gpu.geo import pixel_map
+from bestpixel_gpu.plan.memory import Budget
 
 HEADER = 16384
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -191,7 +196,7 @@ def test_a_disk_cache_that_cannot_be_written(server: Any, tmp_path: Path) -> Non
     assert_same(got, want)
 
 
-def test_memory_stays_below_its_limit(server: Any) -> None:
+def test_fix_22_memory_stays_below_its_limit(server: Any) -> None:
     want = run(server, tile="all")
     peak = want.report.memory["peak"]
     for limit in (peak, 9 * peak // 10, 1 << 34):
@@ -206,11 +211,71 @@ def test_memory_stays_below_its_limit(server: Any) -> None:
         assert_same(got, want)
 
 
-def test_concurrency_is_the_most_that_is_asked_at_once(server: Any) -> None:
+def test_fix_22_concurrency_is_the_most_that_is_asked_at_once(server: Any) -> None:
     forget_headers()
     server.reset(latency_ms=5)
     run(server, tile="all", concurrency=3)
     assert 2 <= server.stats()["open_peak"] <= 3
+
+
+def test_fix_23_places_are_projected_once_whatever_the_bands(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of three tiles lies in another zone: a few points of its rasters stand for all pixels."""
+    points: list[int] = []
+    real = pixel_map.transform
+
+    def spy(src: str, dst: str, x: Any, y: Any) -> Any:
+        points[-1] += x.size
+        return real(src, dst, x, y)
+
+    monkeypatch.setattr(pixel_map, "transform", spy)
+    for bands in (["red"], ["red", "green", "blue"]):
+        points.append(0)
+        got = run(server, tile="all", bands=bands)
+    assert points[0] == points[1]
+    assert 100 < points[0] < 0.05 * got.quality.size
+
+
+def test_fix_23_pixels_are_worked_on_beside_the_network(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks, ranks and bands are made by threads that wait for no answer."""
+    names: dict[str, set[str]] = {step: set() for step in ("classify", "statistics", "rank", "paint")}
+    for step in names:
+        real = getattr(CpuEngine, step)
+
+        def spy(*args: Any, _step: str = step, _real: Any = real, **options: Any) -> Any:
+            names[_step].add(threading.current_thread().name)
+            return _real(*args, **options)
+
+        monkeypatch.setattr(CpuEngine, step, spy)
+    run(server, tile="all")
+    assert all(names.values())
+    assert not [n for found in names.values() for n in found if n.startswith("bestpixel-io")]
+
+
+def test_masks_are_kept_decoded_as_far_as_there_is_room(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each mask that is kept is decoded once, each other one for every strip of both sweeps."""
+    real, budget = CpuEngine.classify, Budget.of
+    decoded: list[Counter[int]] = []
+
+    def spy(*args: Any, **options: Any) -> Any:
+        decoded[-1][id(args[1][0])] += 1
+        return real(*args, **options)
+
+    monkeypatch.setattr(CpuEngine, "classify", spy)
+    pictures = []
+    for masks in (0, 2.5, 1000):
+        decoded.append(Counter())
+        options = {"tile": "all", "resolution": 20, "threads": 1}
+        pixels = 0 if not pictures else pictures[0].quality.size
+        room = {"codes": int(masks * pixels), "repair_codes": 1 << 30}
+        monkeypatch.setattr(Budget, "of", lambda *args, room=room: replace(budget(*args), **room))
+        pictures.append(run(server, **options))
+        assert_same(pictures[-1], pictures[0])
+    never, some, always = (list(d.values()) for d in decoded)
+    assert max(always) == 1 < min(never)
+    assert 2 <= some.count(1) < len(some)
+    assert max(some) > 1
 
 
 def test_bytes_are_those_of_the_stages(server: Any) -> None:

@@ -164,7 +164,7 @@ def test_items_without_geometry_or_crs(server: Any, want: Any, items: list[dict[
     assert_same(run(server, tile=SOUTH, items=bare), want)
 
 
-def test_the_files_win_over_a_wrong_crs(server: Any, want: Any, items: list[dict[str, Any]]) -> None:
+def test_fix_28_the_files_win_over_a_wrong_crs(server: Any, want: Any, items: list[dict[str, Any]]) -> None:
     wrong = copy.deepcopy(items)
     for item in wrong:
         item["properties"]["proj:epsg"] = 32601
@@ -354,7 +354,7 @@ def test_arguments_by_position_as_the_ancestor_takes_them(server: Any) -> None:
     assert_same(build_composite(*head, 2, 90.0, 64, **call), run(server, tile=SOUTH, top_k=2))
 
 
-def test_the_ancestors_adaptive_selection_composes_the_oldest_first(server: Any) -> None:
+def test_fix_17_the_ancestors_adaptive_selection_composes_the_oldest_first(server: Any) -> None:
     """FIX-17: its fixed one composes the clearest first."""
     call = {"tile": SOUTH, "order": "ancestor", "fill": False}
     old = run(server, **call, coverage_target=0.5, min_k=8)
@@ -404,10 +404,10 @@ def test_a_cancelled_task_leaves_nothing_behind(server: Any, want: Any) -> None:
         {"top_k": 0}, {"datetime": "July"}, {"datetime": "2024-08-01/2024-07-01"}, {"fill": 1.5},
         {"endpoint": "nowhere"}, {"resampling": "cubic"}, {"errors": "ignore"}, {"memory_limit": 5},
         {"emit_uncertainty": "yes"}, {"rule": "best"}, {"cloud_buffer": -5}, {"windowed_fetch": 1},
-        {"bands": []}, {"max_failed": -0.1}, {"threads": 0}, {"device": "tpu"},
+        {"bands": []}, {"bands": ["red", "rouge"]}, {"max_failed": -0.1}, {"threads": 0}, {"device": "tpu"},
     ],
 )  # fmt: skip
-def test_bad_arguments_cost_no_request(server: Any, bad: dict[str, Any]) -> None:
+def test_fix_35_bad_arguments_cost_no_request(server: Any, bad: dict[str, Any]) -> None:
     server.reset()
     with pytest.raises((InputError, ValueError, RuntimeError)):
         run(server, **bad)

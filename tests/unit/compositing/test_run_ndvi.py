@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from whole_run import HOME, arguments, assert_same, forget_headers, item_of, path_of, run, winners
 
 from bestpixel_gpu import explain
-from bestpixel_gpu.compositing import setup
+from bestpixel_gpu.compositing import contest, setup
 from bestpixel_gpu.errors import InputError, NoScenesError
 from bestpixel_gpu.geo.grid import chunk_edges
-from bestpixel_gpu.plan.memory import Budget
+from bestpixel_gpu.plan.memory import MIB, Budget
+from bestpixel_gpu.transfer.reader import Reader
 
 CALL: dict[str, Any] = {"tile": "all", "resolution": 25, "bands": ["swir16", "red", "nir"], "top_k": None}
 
@@ -92,6 +94,41 @@ def test_the_same_in_parts(server: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert_same(run(server, **options, threads=3), want)
     monkeypatch.setattr(setup, "chunk_edges", lambda origin, n: chunk_edges(origin, n, 70))
     assert_same(run(server, **CALL, rule="ndvi", threads=3), run(server, **CALL, rule="ndvi", threads=1))
+
+
+def test_scenes_are_read_side_by_side(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scene's first band tile is answered before several scenes have asked for theirs."""
+    call: dict[str, Any] = {"tile": HOME, "top_k": None, "rule": "ndvi"}
+    want = run(server, **call)
+    paths = {path_of(i, a): i["id"] for i in server.items("pc") for a in ("B04", "B08")}
+    real, asked, enough = Reader.read_many, set[str](), asyncio.Event()
+
+    async def read_many(self: Reader, href: str, *args: Any, **options: Any) -> Any:
+        asked.update(ident for path, ident in paths.items() if path in href)
+        if len(asked) >= 4:
+            enough.set()
+        await asyncio.wait_for(enough.wait() if asked else asyncio.sleep(0), 20)
+        return await real(self, href, *args, **options)
+
+    monkeypatch.setattr(Reader, "read_many", read_many)
+    assert_same(run(server, **call), want)
+    assert len(asked) == len(want.source_ids) >= 4
+
+
+def test_how_many_is_a_matter_of_memory(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [contest.lanes_beside(spare, MIB) for spare in (0, MIB - 1, 3 * MIB, 1 << 40)] == [0, 0, 3, 7]
+    large = 50 * MIB
+    assert [contest.lanes_beside(spare, large) for spare in (large - 1, large, 1 << 40)] == [0, 1, 1]
+    call: dict[str, Any] = {**CALL, "rule": "ndvi"}
+    want = run(server, **call)
+    seen: list[int] = []
+    real = contest.lanes_beside
+    monkeypatch.setattr(contest, "lanes_beside", lambda *args: seen.append(real(*args)) or seen[-1])
+    tight = run(server, **call, memory_limit=want.report.memory["peak"] + 1000)
+    assert seen.pop() == 0
+    assert_same(tight, want)
+    assert_same(run(server, **call), want)
+    assert seen.pop() > 2
 
 
 def test_tiles_that_are_lost_leave_the_rest(server: Any) -> None:

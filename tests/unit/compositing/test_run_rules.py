@@ -97,7 +97,7 @@ def test_all_bands_take_part_in_repair(country: Any, stack: Stack) -> None:
     assert got.report.empty_pixels == int(red.sum())
 
 
-def test_the_split_strip_stays_and_the_duplicate_goes(country: Any, stack: Stack) -> None:
+def test_fix_18_the_split_strip_stays_and_the_duplicate_goes(country: Any, stack: Stack) -> None:
     got = run(country, **PLAIN)
     halves = [i for i in stack.ids if "20240717T" in i.split("_")[2]]
     assert len(halves) == 2

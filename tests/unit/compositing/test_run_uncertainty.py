@@ -78,7 +78,7 @@ def by_hand(server: Any, got: Any, options: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "options", [{"top_k": 1, "fill": True}, {"rule": "latest"}, {"rule": "ndvi", "top_k": 3}]
 )
-def test_spread_of_the_scenes_that_could_have_won(server: Any, options: dict[str, Any]) -> None:
+def test_fix_27_spread_of_the_scenes_that_could_have_won(server: Any, options: dict[str, Any]) -> None:
     got = run(server, **CALL | options)
     want = by_hand(server, got, {k: v for k, v in CALL.items() if k != "emit_uncertainty"})
     assert list(got.boa_unc) == list(got.bands)

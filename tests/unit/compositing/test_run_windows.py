@@ -46,7 +46,7 @@ def test_the_box_around_the_chunks_that_picked() -> None:
 
 
 @pytest.mark.parametrize(("fill", "share"), [(False, None), (True, 0.0), (0.05, 0.05)])
-def test_a_scene_wins_inside_its_window_only(
+def test_fix_15_a_scene_wins_inside_its_window_only(
     country: Any, stack: Stack, picks: list[Any], fill: Any, share: Any
 ) -> None:
     got = run(country, **CALL, fill=fill, windowed_fetch=True)

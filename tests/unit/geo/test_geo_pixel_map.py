@@ -105,7 +105,7 @@ def test_source_window_holds_every_position() -> None:
         assert ((row[inside] >= r0) & (row[inside] < r1) & (col[inside] >= c0) & (col[inside] < c1)).all()
 
 
-def test_the_two_hemispheres_of_a_utm_zone_share_every_position() -> None:
+def test_fix_29_the_two_hemispheres_of_a_utm_zone_share_every_position() -> None:
     """Northings 10 000 km apart are one projection: tables, not a lattice, and the same to the bit."""
     from bestpixel_gpu.geo.crs import northing_shift
 

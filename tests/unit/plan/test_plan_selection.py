@@ -89,7 +89,7 @@ def test_a_chunk_that_spent_its_picks_on_another_scene_still_gains_from_others()
     assert fixed(shown([a, b]), "ab", 1) == ["a", "b"]
 
 
-def test_half_swaths_are_both_picked_although_one_is_clearer() -> None:
+def test_fix_14_half_swaths_are_both_picked_although_one_is_clearer() -> None:
     """FIX-14: the other orbit's corner is observed too, however little of it is clear."""
     west, east = [16] * 8 + [0] * 8, [0] * 8 + [2] * 8
     k = shown([[west], [east]], [[[16] * 8 + [0] * 8], [[0] * 8 + [16] * 8]])
@@ -121,7 +121,7 @@ def need(tiles: list[list[str]]) -> list[list[list[str]]]:
     return [tiles]
 
 
-def test_clearest_is_clear_over_all_pixels_so_a_sliver_cannot_win() -> None:
+def test_fix_13_clearest_is_clear_over_all_pixels_so_a_sliver_cannot_win() -> None:
     scenes = [scene("sliver", 2), scene("full", 1)]
     k = by_pixel(counts([[0.1], [0.9]], [[0.1], [1.0]]))
     assert rank_order(scenes, k, "clearest") == [1, 0]

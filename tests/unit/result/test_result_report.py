@@ -99,6 +99,29 @@ def test_a_partial_result_warns_and_a_whole_one_does_not():
         Report().warn_if_partial()
 
 
+FACTS = {"device": "NVIDIA <H200>", "driver": "13.0", "device_streams": 40, "host_streams": 4, "gb_s": {}}
+
+
+def test_the_device_tells_what_it_did_in_this_run():
+    report = make_report()
+    report.device, report.device_note = "cuda:0", "why it is not another"
+    now = {**FACTS, "device_streams": 340, "host_streams": 16, "gb_s": {"block": {"host": 0.5}}}
+    report.note_device(FACTS, now)
+    kept = {**now, "device_streams": 300, "host_streams": 12}
+    assert json.loads(report.to_json())["device_facts"] == kept
+    shown = "cuda:0, NVIDIA <H200>, host inflated 12 of 312 streams, 2 threads (why it is not another)"
+    assert shown in str(report)
+    assert "NVIDIA &lt;H200&gt;" in report._repr_html_()
+    report.note_device(now, {**now, "device_streams": 400})
+    assert "cuda:0, NVIDIA <H200>, 2 threads" in str(report), "a host that did nothing is not told of"
+
+
+def test_a_device_without_facts_is_its_name():
+    report = make_report()
+    report.note_device({}, {})
+    assert "cpu, 2 threads\n" in str(report)
+
+
 def test_an_empty_report_can_be_shown():
     assert "0 of 0 compete" in str(Report())
     assert "<table>" in Report()._repr_html_()

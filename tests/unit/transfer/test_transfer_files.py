@@ -44,6 +44,26 @@ def test_header_and_ranges(path, form):
     with_reader(use)
 
 
+def test_tiles_are_read_into_the_callers_memory(path):
+    given = []
+
+    def take(size):
+        given.append(bytearray(size))
+        return memoryview(given[-1])
+
+    async def run():
+        async with Reader(take=take) as reader:
+            await reader.header(str(path))
+            assert not given, "headers are small and kept"
+            got = await reader.read_many(str(path), [(0, 10), (9000, 100), (20, 10)])
+            assert sorted(map(bytes, given), key=len) == [DATA[:30], DATA[9000:9100]]
+            assert got[0].obj is got[2].obj
+            assert {id(view.obj) for view in got} == {id(block) for block in given}
+            assert all(view.readonly for view in got)
+
+    asyncio.run(run())
+
+
 def test_a_rewritten_file_is_read_anew(path):
     async def use(reader):
         await reader.header(str(path))
@@ -93,9 +113,9 @@ def test_no_permission(path):
 def test_into_a_buffer(path):
     async def run():
         files, buffer = FileTransport(), bytearray(100)
-        answer = await files.read_range(str(path), 10200, 100, memoryview(buffer))
-        assert bytes(answer.data) == DATA[10200:]
-        assert buffer[:40] == DATA[10200:]
+        answer = await files.read_range(str(path), 10200, 100, lambda n: memoryview(buffer)[:n])
+        assert bytes(answer.data) == DATA[10200:] == buffer[:40]
+        assert answer.data.readonly
         assert answer.total == len(DATA)
         await files.close()
 
@@ -107,8 +127,8 @@ def test_a_cancelled_read_writes_nothing_after_it_returned(tmp_path):
     os.mkfifo(fifo)
 
     async def run():
-        files, buffer = FileTransport(), bytearray(10)
-        task = asyncio.create_task(files.read_range(str(fifo), 0, 10, memoryview(buffer)))
+        files = FileTransport()
+        task = asyncio.create_task(files.read_range(str(fifo), 0, 10))
         await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.sleep(0.05)

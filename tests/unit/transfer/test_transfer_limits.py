@@ -143,7 +143,7 @@ def test_after_a_refusal_the_limit_grows_by_one_with_each_window(monkeypatch):
     asyncio.run(run())
 
 
-def test_retry_after_holds_everybody_back_then_lets_them_go(monkeypatch):
+def test_fix_11_retry_after_holds_everybody_back_then_lets_them_go(monkeypatch):
     async def run():
         limit, admitted = HostLimit(start=4), []
         loop = asyncio.get_running_loop()

@@ -10,13 +10,14 @@ import subprocess
 import time
 from contextlib import asynccontextmanager, suppress
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bestpixel_gpu.errors import SourceError
 from bestpixel_gpu.transfer import wire as wire_module
-from bestpixel_gpu.transfer.buffers import Buffers
+from bestpixel_gpu.transfer.buffers import BUFFERS, Buffers
 from bestpixel_gpu.transfer.http import HttpTransport, Retry
 from bestpixel_gpu.transfer.http1 import chunk_size, parse_head, speaks
 from bestpixel_gpu.transfer.transport import BrokenOffError
@@ -70,10 +71,18 @@ async def talking(script, context=None):
         assert not wire._standing
 
 
+@pytest.fixture(scope="module", autouse=True, params=[True, False], ids=["early", "late"])
+def _when_the_body_has_its_place(request):
+    """Before the request goes out, or when the answer's head has been looked at."""
+    fetch.early = request.param
+
+
 async def fetch(wire, url, most=BODY_BYTES, into=None, **limits):
-    answer = await wire.get(url, {"Range": "bytes=0-9"}, **(LIMITS | limits))
+    take = BUFFERS.take if into is None else lambda size: into[:size]
+    place = {"most": most, "take": take} if fetch.early else {}
+    answer = await wire.get(url, {"Range": "bytes=0-9"}, **(LIMITS | limits | place))
     try:
-        body = await answer.body(most, into)
+        body = await answer.body(most, take)
         return answer, None if body is None else bytes(body)
     finally:
         answer.release()
@@ -533,6 +542,29 @@ def test_blocks_come_back_when_their_last_view_is_gone():
     gc.collect()
     assert 700_000 <= buffers.ready <= 1 << 20
     assert len(buffers.take(100)) == 100
+
+
+def test_blocks_are_made_as_asked_for_and_given_back():
+    made = []
+
+    def allocate(size):
+        if len(made) == 2:
+            raise MemoryError("two are enough")
+        made.append(size)
+        return np.empty(size, np.uint8)
+
+    buffers = Buffers(cap=1 << 30, allocate=allocate)
+    first, second, small = (buffers.take(size) for size in (300_000, 1 << 20, 100))
+    assert made == [327_680, 1 << 20], "small ones are not worth it"
+    with pytest.raises(MemoryError, match="two are enough"):
+        buffers.take(70_000)
+    del first, small
+    gc.collect()
+    first = buffers.take(300_001)
+    del first, second
+    gc.collect()
+    assert buffers.clear() == 327_680 + (1 << 20)
+    assert (buffers.ready, buffers.clear()) == (0, 0)
 
 
 @pytest.mark.parametrize("size", [1 << 16, (1 << 16) + 1, 300_000, (1 << 21) - 1, 1 << 21, 5_000_001])
