@@ -22,6 +22,7 @@ SINUSOIDAL = "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs
 Mask = NDArray[np.bool_]
 Reals = NDArray[np.float64]
 Bounds = tuple[float, float, float, float]
+Parts = tuple[NDArray[np.int64], Reals]
 
 
 @dataclass(frozen=True)
@@ -144,21 +145,28 @@ def _sample(
     (h, w), at = image.shape, (rows, cols)
     near = image[np.clip(v.astype(int), 0, h - 1), np.clip(u.astype(int), 0, w - 1)]
     made.right[at] = _right(image, source, u - 0.5, v - 0.5)
-    if not crossing:
-        u, v = u - 0.5, v - 0.5
     place = view.crs, source.crs, left, top, pixel, image.shape
-    _, _, left_col, end_col = _window(own, *place)
-    c0, r0 = np.floor(u).astype(int), np.floor(v).astype(int)
+    window = _window(own, *place)
+    x, y = _parts(u), _parts(v)
+    if not crossing:
+        # Counted from the window, so that the last bit of an exact position is the ancestor's too.
+        x0, y0 = left + window[2] * pixel, top - window[0] * pixel
+        first_col, first_row = (
+            round((own[0] - view.bounds[0]) / view.res),
+            round((view.bounds[3] - own[3]) / view.res),
+        )
+        x = _parts((own[0] - x0) / pixel + (cols - first_col + 0.5) * (view.res / pixel) - 0.5, window[2])
+        y = _parts((y0 - own[3]) / pixel + (rows - first_row + 0.5) * (view.res / pixel) - 0.5, window[0])
     total, weight = np.zeros(len(rows)), np.zeros(len(rows))
     mixed, negative = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
-    for _, c, tap, share in _taps(image, u, v):
-        used = share * ((c >= left_col) & (c < end_col))
+    for _, c, tap, share in _taps(image, x, y):
+        used = share * ((c >= window[2]) & (c < window[3]))
         total += used * np.maximum(tap, 0)
         weight += used
         mixed |= (tap == source.fill) & (share > 0)
         negative |= (tap < 0) & (tap != source.fill)
-    lost_row, lost_col = _outside(_window(own, *place), r0, c0)
-    cut = np.logical_or(*_outside(_window(view.bounds, *place), r0, c0))
+    lost_row, lost_col = _outside(window, y[0], x[0])
+    cut = np.logical_or(*_outside(_window(view.bounds, *place), y[0], x[0]))
     exact = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
     value = np.floor(exact + 0.5).astype(int)
     value[lost_row | (lost_col & crossing)] = NODATA
@@ -172,17 +180,23 @@ def _sample(
     made.negative[at] = negative
 
 
+def _parts(position: Reals, first: int = 0) -> Parts:
+    """The pixel before a position, and how far behind it."""
+    before = np.floor(position)
+    return before.astype(int) + first, position - before
+
+
 def _outside(window: tuple[int, ...], r0: NDArray[Any], c0: NDArray[Any]) -> tuple[Mask, Mask]:
     """Whether the tap's row or the next one, its column or the next one, lie outside."""
     top, end, left, right = window
     return (r0 < top) | (r0 + 1 >= end), (c0 < left) | (c0 + 1 >= right)
 
 
-def _taps(image: NDArray[Any], u: Reals, v: Reals) -> Iterator[tuple[Any, Any, NDArray[np.int64], Reals]]:
+def _taps(image: NDArray[Any], x: Parts, y: Parts) -> Iterator[tuple[Any, Any, NDArray[np.int64], Reals]]:
     """(row, column, number, weight) of the four taps; numbers beyond the edge are those at it."""
-    (h, w), c0, r0 = image.shape, np.floor(u).astype(int), np.floor(v).astype(int)
-    for r, wr in ((r0, 1 - (v - r0)), (r0 + 1, v - r0)):
-        for c, wc in ((c0, 1 - (u - c0)), (c0 + 1, u - c0)):
+    (h, w), (c0, dc), (r0, dr) = image.shape, x, y
+    for r, wr in ((r0, 1 - dr), (r0 + 1, dr)):
+        for c, wc in ((c0, 1 - dc), (c0 + 1, dc)):
             yield r, c, image[np.clip(r, 0, h - 1), np.clip(c, 0, w - 1)].astype(np.int64), wr * wc
 
 
@@ -190,7 +204,7 @@ def _right(image: NDArray[Any], source: Source, u: Reals, v: Reals) -> NDArray[n
     """Bilinear of what is inside the raster and no fill."""
     h, w = image.shape
     total, weight = np.zeros(len(u)), np.zeros(len(u))
-    for r, c, tap, share in _taps(image, u, v):
+    for r, c, tap, share in _taps(image, _parts(u), _parts(v)):
         used = share * ((r >= 0) & (r < h) & (c >= 0) & (c < w) & (tap != source.fill))
         total += used * tap
         weight += used
@@ -200,14 +214,25 @@ def _right(image: NDArray[Any], source: Source, u: Reals, v: Reals) -> NDArray[n
 
 def near_nothing(view: View, mask: Source, reach: int) -> Mask:
     """Output pixels whose mask pixel lies at most `reach` columns and rows from one without a class."""
-    image, left, top, pixel = _raster(mask.path, 0)
-    none = image == mask.fill
+    none = _raster(mask.path, 0)[0] == mask.fill
     for axis in (0, 1):
         padded = np.pad(none, [(reach, reach) if a == axis else (0, 0) for a in (0, 1)])
         shifts = [np.take(padded, range(s, s + none.shape[axis]), axis) for s in range(2 * reach + 1)]
         none = np.logical_or.reduce(shifts)
-    rows, cols = np.indices(view.shape)
-    u, v = positions(view, mask.crs, left, top, pixel, rows.ravel(), cols.ravel())
-    h, w = image.shape
-    near: Mask = none[np.clip(v.astype(int), 0, h - 1), np.clip(u.astype(int), 0, w - 1)]
-    return near.reshape(view.shape)
+    near: Mask = _taken(view, mask, none, True)
+    return near
+
+
+def nearest(view: View, mask: Source) -> NDArray[Any]:
+    """Class of every output pixel."""
+    return _taken(view, mask, _raster(mask.path, 0)[0], mask.fill)
+
+
+def _taken(view: View, mask: Source, image: NDArray[Any], outside: Any) -> NDArray[Any]:
+    """What an image on the mask's pixels holds under every output pixel."""
+    (h, w), (_, left, top, pixel) = image.shape, _raster(mask.path, 0)
+    u, v = positions(view, mask.crs, left, top, pixel, *np.indices(view.shape))
+    inside = (u >= 0) & (u < w) & (v >= 0) & (v < h)
+    out: NDArray[Any] = np.full(view.shape, outside, image.dtype)
+    out[inside] = image[v[inside].astype(int), u[inside].astype(int)]
+    return out

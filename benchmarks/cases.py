@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 ARCHIVES = {  # name -> options of the archive writer
     "warm": "--dates 3 --tiles 1 --size 256 --seed 9",
@@ -37,6 +37,11 @@ class Case:
     """The items are handed over, not searched."""
     without: str = ""
     """The item left out."""
+
+    @property
+    def small(self) -> Self:
+        """The same for the archive `warm`."""
+        return replace(self, window=None, without="", resolution=max(self.resolution, 20))
 
     @property
     def label(self) -> str:

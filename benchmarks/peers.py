@@ -53,11 +53,13 @@ def make_archive(folder: Path) -> None:
         subprocess.run([sys.executable, tool, str(folder), *ARCHIVES[folder.name].split()], check=True)
 
 
-def run_apart(who: str, case: Case, place: Place, warm: Place, keep: str = "") -> dict[str, Any]:
+def run_apart(
+    who: str, case: Case, place: Place, warm: Place, keep: str = "", script: Path = HERE / "runs.py"
+) -> dict[str, Any]:
     """One run in a process of its own."""
     where = {"place": [str(place.folder), place.url], "warm": [str(warm.folder), warm.url]}
     spec = json.dumps({"who": who, "case": asdict(case), "keep": keep, **where})
-    command = [sys.executable, str(HERE / "runs.py"), spec]
+    command = [sys.executable, str(script), spec]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
@@ -114,7 +116,7 @@ def compare(one: str, other: str) -> dict[str, float]:
 
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians of every figure, and ratios ours / each other."""
+    """Medians of every figure, and ratios of the first (ours) to each other."""
     medians = {
         who: {
             k: round(statistics.median(r[k] for r in found), 5)
@@ -123,7 +125,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         }
         for who, found in runs.items()
     }
-    ours, out = medians["ours"], {"medians": medians, "ratios": {}}
+    ours, out = next(iter(medians.values())), {"medians": medians, "ratios": {}}
     for who, other in list(medians.items())[1:]:
         keys = {"cpu": "cpu_s", "wall": "wall_s", "rss": "rss_mib", "bytes": "bytes"}
         out["ratios"][who] = {k: round(ours[v] / other[v], 4) for k, v in keys.items()}

@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,13 @@ class Place:
         """Largest box inside its tiles, degrees."""
         return _tool().inner_bbox(self.note)
 
-    def search(self, case: Case) -> list[dict[str, Any]]:
+    def search(self, case: Case, dates: str = DATES) -> list[dict[str, Any]]:
         """Its items, by one search."""
-        return _tool().search(self._arguments(case), self.box)
+        return _tool().search(self._arguments(case, dates), self.box)
 
-    def _arguments(self, case: Case) -> argparse.Namespace:
+    def _arguments(self, case: Case, dates: str = DATES) -> argparse.Namespace:
         return argparse.Namespace(
-            url=self.url, endpoint=case.endpoint, datetime=DATES, max_cloud=90.0, out=self.folder
+            url=self.url, endpoint=case.endpoint, datetime=dates, max_cloud=90.0, out=self.folder
         )
 
 
@@ -59,9 +59,19 @@ def run_one(who: str, case: Case, place: Place, warm: Place, keep: str = "") -> 
         return _import()
     if case.work == "first":
         return _first_minus_second(case, place, warm)
-    prepare = RUNNERS[who]
-    small = replace(case, window=None, without="", resolution=max(case.resolution, 20))
-    with prepare(small, warm) as work:
+    figures, out, stats = warmed(RUNNERS[who], case, place, warm)
+    if keep:
+        _keep(keep, out)
+    if who == "ours" and case.work == "composite":
+        figures |= _of_report(out, stats)
+        if "ancestor" in case.who:
+            figures["ideal_bytes"] = _ideal(case, out, place)
+    return figures
+
+
+def warmed(prepare: Any, case: Case, place: Place, warm: Place) -> tuple[dict[str, Any], Any, Any]:
+    """(figures, result, server's counters) of work that has been done small before."""
+    with prepare(case.small, warm) as work:
         work()
     with prepare(case, place) as work:
         ask(f"{place.url}/__reset?latency_ms={case.latency_ms}", "POST")
@@ -77,13 +87,7 @@ def run_one(who: str, case: Case, place: Place, warm: Place, keep: str = "") -> 
         "requests": stats["requests"].get("data", 0),
         "bytes": stats["bytes"].get("data", 0),
     }
-    if keep:
-        _keep(keep, out)
-    if who == "ours" and case.work == "composite":
-        figures |= _of_report(out, stats)
-        if "ancestor" in case.who:
-            figures["ideal_bytes"] = _ideal(case, out, place)
-    return figures
+    return figures, out, stats
 
 
 # ---- who does it: each returns the work to be measured ----

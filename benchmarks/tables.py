@@ -44,6 +44,25 @@ resident memory of the whole process, interpreter and libraries included. C9: fo
 at 20 m, and a box of 512 px at 10 m with 12 bands; every answer comes later by the latency. Round
 trips are the seconds that 100 ms of latency add, divided by 0.1 s.
 """
+MONTHS = """
+## Months of years
+
+Generated from `benchmarks/results/months.json`, which `python benchmarks/months.py` writes; medians of
+{rounds} runs in turn. `top_k=3, fill=False`, one search for each month included. *Pipelined* is
+`build_monthly_composites`, *one by one* a loop of `build_composite`, *iterated* `iter_monthly_composites`
+whose composites are let go; all three give the same bytes, or there is no result. The ancestor has the
+first two. *Output* are the layers of all composites. Archives: `july` July of 2020 to 2024, one tile of
+2048 px, 6 dates each; `region` the same months, 5490 px, 4 dates; `year` 2024, 1024 px, 6 dates a month.
+
+Pipelining hides waiting: without latency both ways take what the cores give, which the server uses too.
+Small periods are painted together, so their pools of decoded tiles are there at the same time, within
+`memory_limit`. At 10 m we read more than the ancestor, which composes fewer dates and leaves more empty.
+"""
+MONTHS_PAIRS = (
+    ("pipelined", "one by one"),
+    ("pipelined", "ancestor's months"),
+    ("one by one", "ancestor one by one"),
+)
 LIMITS = """
 ## Where the time goes, and how far it is from its limit
 
@@ -63,6 +82,8 @@ def write_page() -> None:
     parts += [ANCESTOR, *_ancestor({r: rows[r] for r in ("C1", "C2", "C3", "C4") if r in rows})]
     parts += [PEERS, *_peers({r: rows[r] for r in ("C5", "C6") if r in rows})]
     parts += [ALONE, *_alone({r: rows[r] for r in ("C7", "C8", "C9") if r in rows})]
+    if (RESULTS / "months.json").exists():
+        parts += _months(json.loads((RESULTS / "months.json").read_text()))
     if (RESULTS / "limits.json").exists():
         parts += _limits(json.loads((RESULTS / "limits.json").read_text()))
     PAGE.write_text("\n".join(parts) + "\n")
@@ -144,6 +165,28 @@ def _alone(rows: dict[str, Any]) -> list[str]:
         for m in (f["summary"]["medians"]["ours"],)
     ]
     return [*out, "", *_table("row | case | CPU s | wall s | peak MiB | requests | MB read", cases)]
+
+
+def _months(result: dict[str, Any]) -> list[str]:
+    lines, ratios = [], []
+    for found in result["cases"]:
+        label, medians = found["label"], found["summary"]["medians"]
+        for who, m in medians.items():
+            output = f"{m['output_bytes'] / 2**20:.0f}" if "output_bytes" in m else ""
+            lines.append(
+                f"| {label} | {who} | {m['cpu_s']:.2f} | {m['wall_s']:.2f} | {m['rss_mib']:.0f} | "
+                f"{output} | {m['requests']:.0f} | {m['bytes'] / 1e6:.1f} |"
+            )
+        for one, other in MONTHS_PAIRS:
+            figures = ("cpu_s", "wall_s", "rss_mib", "bytes")
+            values = " | ".join(f"{medians[one][k] / medians[other][k]:.3f}" for k in figures)
+            ratios.append(f"| {label} | {one} / {other} | {values} |")
+    return [
+        MONTHS.format(rounds=result["rounds"]),
+        *_table("case | ratio | CPU | wall | peak memory | bytes", ratios),
+        "",
+        *_table("case | way | CPU s | wall s | peak MiB | output MiB | requests | MB read", lines),
+    ]
 
 
 def _limits(result: dict[str, Any]) -> list[str]:

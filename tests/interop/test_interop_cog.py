@@ -57,7 +57,7 @@ def test_every_file_is_a_strictly_valid_cog(folder, name):
         assert file.tags()["AREA_OR_POINT"] == "Area"
 
 
-def test_pixels_types_nodata_and_place(folder, big):
+def test_fix_37_pixels_types_nodata_and_place(folder, big):
     expected = {
         "red": (big.bands["red"], 65535),
         "quality": (big.quality, 65535),

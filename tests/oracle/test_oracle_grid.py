@@ -181,7 +181,9 @@ def expanded(positions_: Any, grid: Grid) -> tuple[NDArray[np.int64], NDArray[np
         ((179.95, -17.0, -179.95, -16.9), 40, "EPSG:32760"),
     ],
 )
-def test_positions_across_crs_are_within_2e_5_pixels_of_proj(bbox: Any, res: float, source_crs: str) -> None:
+def test_fix_23_positions_across_crs_are_within_2e_5_pixels_of_proj(
+    bbox: Any, res: float, source_crs: str
+) -> None:
     grid = native_grid(bbox, res)
     middle = Transformer.from_crs(grid.crs, source_crs, always_xy=True).transform(
         (grid.bounds[0] + grid.bounds[2]) / 2, (grid.bounds[1] + grid.bounds[3]) / 2

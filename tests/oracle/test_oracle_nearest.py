@@ -142,7 +142,7 @@ def test_nearest_across_crs_is_gdals(encoded: MadeScene, crs: str, res: float, l
     assert_nearest_is_gdals(encoded, RefGrid.at(crs, x0 - n // 2 * res, y0 + n // 2 * res, res, n, n), level)
 
 
-def test_level_is_told_by_its_constant(tmp_path: Path) -> None:
+def test_fix_01_level_is_told_by_its_constant(tmp_path: Path) -> None:
     """Every level holds a number of its own, so no other level can hide behind a ramp."""
     made = make_scene(tmp_path, "L", DAY, {}, clear_scl(SIZE // 2, SIZE // 2), PLACE, overviews=0)
     path = tmp_path / "L" / "red.tif"
@@ -193,6 +193,35 @@ def test_bilinear_is_float64_on_ramps(encoded: MadeScene, crs: str, res: float) 
         gap = got["bands"][name].astype(int) - real.value
         assert np.abs(gap).max() <= 1
         assert (gap != 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("res", [10, 20, 60, 120])
+@pytest.mark.parametrize("metres", [10, 30, 60])
+def test_fix_02_a_box_inside_the_scene_loses_no_row(
+    request: pytest.FixtureRequest, metres: int, res: float
+) -> None:
+    """From pixels six times as large to twelve times as small: the outermost pixels are the ramp's too."""
+    scene = request.getfixturevalue("encoded" if metres == 10 else f"encoded_{metres}")
+    n = int(min(200, 6000 / res))
+    grid = RefGrid.at(PLACE.crs, PLACE.x0 + 1200, PLACE.y0 - 1200, res, n, n)
+    got = build([scene.item], grid, ["red", "green"], top_k=None, mask_resampling="nearest")
+    assert (got["quality"] == 0).all()
+    x, y = np.meshgrid(*grid.centres)
+    coarse = level_for(grid, Source.open(scene.ref.files["red"])) > 0
+    for name, where in (("red", (x - PLACE.x0) / metres), ("green", (PLACE.y0 - y) / metres)):
+        gap = got["bands"][name] - (1000 + 25 * (where - 0.5))
+        assert np.abs(gap).max() <= (1.51 if coarse else 0.51), name
+
+
+def test_fix_33_a_checkerboard_becomes_its_mean(tmp_path: Path) -> None:
+    """Two taps of many pixels would give 1000, 5000 or what lies between, by chance."""
+    board = np.where(np.indices((SIZE, SIZE)).sum(axis=0) % 2, 1000, 5000).astype(np.uint16)
+    made = make_scene(tmp_path, "C", DAY, {"red": board}, clear_scl(SIZE // 2, SIZE // 2), PLACE)
+    for res in (20, 33.3, 40, 60, 100):
+        n = int(6000 / res)
+        grid = RefGrid.at(PLACE.crs, 301003, 4899001, res, n, n)
+        red = build([made.item], grid, ["red"], top_k=None)["bands"]["red"]
+        assert np.unique(red).tolist() == [3000], f"at {res} m"
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32631", "EPSG:32632", "EPSG:3035"])

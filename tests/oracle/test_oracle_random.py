@@ -104,7 +104,7 @@ def test_random_composite_equals_the_reference(tmp_path: Path, seed: int) -> Non
     assert_matches(got, want, off_by=1 if other else 0, most_off=0.2)
 
 
-def test_scenes_of_two_zones_make_one_picture(tmp_path: Path) -> None:
+def test_fix_29_scenes_of_two_zones_make_one_picture(tmp_path: Path) -> None:
     """One scene lies in the grid's zone, its neighbour in the next: both compete in every pixel."""
     rng = np.random.default_rng(77)
     here = Place("EPSG:32631", 739980, 5000040)

@@ -63,7 +63,7 @@ def test_threads(server: Any, want: Any, threads: int) -> None:
 
 
 @pytest.mark.parametrize("across", [1, 2, 3])
-def test_blocks(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch, across: int) -> None:
+def test_fix_15_blocks(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch, across: int) -> None:
     seen = []
     real = painting.block_windows
 
@@ -141,7 +141,7 @@ def test_tiny_pools(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert_same(run(server, **SEAM), want)
 
 
-def test_order_of_the_items(server: Any, want: Any) -> None:
+def test_fix_17_order_of_the_items(server: Any, want: Any) -> None:
     items = server.items("pc")
     for seed in range(3):
         random.Random(seed).shuffle(items)
