@@ -17,8 +17,8 @@ from bestpixel_gpu.errors import InputError
 FULL_MISSING = 0.01
 """A scene that misses at most this share of what can be seen counts as a full observer."""
 MAX_TARGET = 0.999
-LEAST_GAIN = 0.001
-"""A pick adds at least this share of what can be seen of a chunk."""
+LEAST_GAIN = 1 / 256
+"""A pick adds at least this share of what can be seen of a chunk: one of the cells it is counted in."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -96,9 +96,9 @@ def test_fix_14_half_swaths_are_both_picked_although_one_is_clearer() -> None:
     assert fixed(k, "we", 2) == ["w", "e"]
 
 
-def test_less_than_a_thousandth_of_what_can_be_seen_is_not_asked_for() -> None:
+def test_less_than_a_256th_of_what_can_be_seen_is_not_asked_for() -> None:
     nearly, rest = left(16, full=1000), left(0)
-    for missing, expected in ((15, ["a"]), (16, ["a", "b"])):
+    for missing, expected in ((62, ["a"]), (63, ["a", "b"])):  # of 16 000
         a, b = list(nearly), list(rest)
         a[-1], b[-1] = 1000 - missing, 1000
         assert fixed(shown([[a], [b]], 1000), "ab", 2) == expected
