@@ -12,7 +12,7 @@ from bestpixel_gpu.engines.contract import TapSource, Window
 from bestpixel_gpu.engines.cpu.jit import plane, table
 from bestpixel_gpu.engines.cpu.lattice import lattice_of
 from bestpixel_gpu.engines.cpu.paint_axis import BLEND_ROOM, COLUMN_FIELDS, column_table, paint_axis
-from bestpixel_gpu.engines.cpu.paint_lattice import paint_lattice
+from bestpixel_gpu.engines.cpu.paint_lattice import paint_lattice, scratch_for
 from bestpixel_gpu.engines.cpu.sample import level_of, rule_of
 from bestpixel_gpu.engines.cpu.spans import spans_of
 from bestpixel_gpu.geo.pixel_map import AxisMap
@@ -59,7 +59,6 @@ class _Brush:
         self._slots = table(source.slots, np.int32)
         self._level = level_of(source, pool.step // dtype.itemsize)
         self._rule = rule_of(source.rule, dtype)
-        self._blend = np.empty(BLEND_ROOM, np.int32 if dtype.itemsize < 4 else np.int64)
         positions = source.geometry.positions
         if isinstance(positions, AxisMap):
             self._lattice = None
@@ -67,14 +66,16 @@ class _Brush:
                 table(positions.x[col0:col1], np.int64),
                 table(positions.y[row0:row1], np.int64),
             )
+            self._blend = np.empty(BLEND_ROOM, np.int32 if dtype.itemsize < 4 else np.int64)
             self._columns = np.empty((COLUMN_FIELDS, col1 - col0), np.int32)
             column_table(self._x, self._level, self._columns)
         else:
             self._lattice = lattice_of(positions, row0, col0)
+            self._scratch = scratch_for(dtype)
 
     def paint(self, spans: NDArray[np.int32], target: NDArray[np.uint16], step: int) -> int:
         """Paint spans of the window, return how many pixels became nodata."""
         source = (spans, self._pool, self._slots, self._level, self._rule)
         if self._lattice is not None:
-            return int(paint_lattice(*source, self._lattice, self._blend, target, step))
+            return int(paint_lattice(*source, self._lattice, self._scratch, target, step))
         return int(paint_axis(*source, self._x, self._y, self._columns, self._blend, target, step))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.contract import NODATA
 from bestpixel_gpu.engines.cpu.jit import inlined, int64, kernel, nearest
@@ -53,6 +54,25 @@ class _Tile(NamedTuple):
     """Where the raster's corner were in the pool, if the pool held all of it like this tile."""
 
 
+class Scratch(NamedTuple):
+    """Room for the pixels of a stretch; the caller's, for it is used by pointer."""
+
+    taps: NDArray[Any]
+    """(2, 512), of the pool's type."""
+    weights: NDArray[np.uint16]
+    """(2, 256)"""
+    sums: NDArray[Any]
+    """(512,), of a type that holds 32768 times any sample."""
+
+
+def scratch_for(dtype: np.dtype[Any]) -> Scratch:
+    """What :func:`paint_lattice` needs for samples of a type."""
+    sums = np.int32 if dtype.itemsize < 4 else np.int64
+    return Scratch(
+        np.empty((2, 2 * _ROOM), dtype), np.empty((2, _ROOM), np.uint16), np.empty(2 * _ROOM, sums)
+    )
+
+
 class _Room(NamedTuple):
     """Neighbours and weights of pixels that await blending, by pointer."""
 
@@ -68,15 +88,15 @@ class _Room(NamedTuple):
 
 @kernel
 def paint_lattice(
-    spans: Any, pool: Any, slots: Any, level: Level, rule: Rule, lattice: Lattice, blend: Any, target: Any,
-    step: int,
+    spans: Any, pool: Any, slots: Any, level: Level, rule: Rule, lattice: Lattice, scratch: Scratch,
+    target: Any, step: int,
 ) -> int:  # fmt: skip
     """Paint one scene's spans; as :func:`~bestpixel_gpu.engines.cpu.paint_axis.paint_axis`."""
     nodes = nodes_of(lattice)
     source = _Source(start_of(pool), start_of(slots), level, rule)
-    taps, weights = np.empty((2, 2 * _ROOM), pool.dtype), np.empty((2, _ROOM), np.uint16)
+    taps, weights, sums = scratch
     room = _Room(
-        start_of(taps[0]), start_of(taps[1]), start_of(weights[0]), start_of(weights[1]), start_of(blend)
+        start_of(taps[0]), start_of(taps[1]), start_of(weights[0]), start_of(weights[1]), start_of(sums)
     )
     tile = _Tile(0, 0, 0, 0, 0)
     failed = 0
