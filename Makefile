@@ -16,7 +16,11 @@ help:            ## this list
 demo: .venv/made  ## a cloud-free picture from the embedded archive: no account, no network
 	$(BIN)/bestpixel-gpu demo
 
-test: .venv/made  ## all tests
+.venv/cuda: .venv/made
+	$(BIN)/pip install --quiet --group cuda
+	@touch $@
+
+test: .venv/cuda  ## all tests
 	$(BIN)/python -m pytest
 
 lint: .venv/made  ## ruff and mypy --strict
