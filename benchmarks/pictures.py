@@ -20,12 +20,9 @@ UNUSABLE = 65535
 
 def scores() -> NDArray[np.uint16]:
     """Score of each class of the Sentinel-2 scene classification, the smallest is the best."""
-    from bestpixel_gpu.catalog.providers import scl_scores
+    from bestpixel_gpu.catalog.classes import class_rules
 
-    table = np.full(256, UNUSABLE, np.uint16)
-    for value, (score, _, _) in scl_scores().items():
-        table[value] = UNUSABLE if score is None else score
-    return table
+    return class_rules("scl").scores[:256]
 
 
 def select(
