@@ -112,9 +112,11 @@ def test_any_share_of_the_host_gives_the_same(server: Any, on_device: OnDevice, 
 def test_a_slow_device_is_helped_and_the_report_says_so(server: Any, on_device: OnDevice) -> None:
     slow = EmulatedDevice(2, seconds={"inflate_streams_parallel": 3.0, "inflate_streams": 3.0})
     want, share = run(server), Share(2)
-    for _ in range(2):  # the first run may be over before both sides were seen
+    for n in range(8):  # a run may be over before both sides were seen
         got = on_device(server, device=slow, share=share)
         assert_same(got, want)
+        if n and got.report.device_facts["host_streams"]:
+            break
     report = got.report
     facts = report.device_facts
     assert 0 < facts["host_streams"] <= share.counts["host_streams"]
