@@ -67,7 +67,8 @@ def build_composite(
         own, aligned with its pixels in its own projection.
     top_k : int or None
         Most scenes selected for a chunk of 512 px and MGRS tile, those that add most clear and
-        observed pixels; one that would add less than 0.1 % is not selected. ``None`` selects all.
+        observed pixels; one that would add less than 0.4 % (1/256) is not selected.
+        ``None`` selects all.
     max_cloud_cover : float
         Percent; scenes at or above it are not considered. 100 or more: no filter.
     concurrency : int

@@ -1,4 +1,4 @@
-"""Class masks: fetched once, kept compressed, inflated for every look at them."""
+"""Class masks: fetched once, kept compressed, and decoded as far as there is room."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SceneMask:
     window: Window
     """Mask pixels under the whole grid, margin included."""
     kept: Sight | None = None
-    """What the output sees of it, decoded, where all masks together are small enough to keep that."""
+    """What the output sees of it, decoded, where there was room to keep that."""
 
     @property
     def table(self) -> MaskTable:

@@ -156,21 +156,6 @@ def _added(shown: NDArray[Any], seen: NDArray[Any]) -> NDArray[np.int64]:
     return np.array([(np.maximum(s, seen) - seen).sum(axis=-1, dtype=np.int64) for s in shown])
 
 
-def select_adaptive(
-    scenes: Sequence[Scene],
-    counts: SceneCounts,
-    required: list[list[list[str]]],
-    ranks: Sequence[int],
-    *,
-    target: float,
-    min_k: int,
-    max_k: int,
-) -> NDArray[np.bool_]:
-    """Scenes that some chunk picks, see :func:`picks_adaptive`."""
-    picks = picks_adaptive(scenes, counts, required, ranks, target=target, min_k=min_k, max_k=max_k)
-    return np.asarray(picks.any(axis=(1, 2)))
-
-
 def picks_adaptive(
     scenes: Sequence[Scene],
     counts: SceneCounts,

@@ -11,8 +11,8 @@ import pytest
 
 from bestpixel_gpu.plan.selection import (
     SceneCounts,
+    picks_adaptive,
     rank_order,
-    select_adaptive,
     select_ancestor,
     select_fixed,
 )
@@ -161,7 +161,7 @@ def test_fixed_picks_per_chunk_and_tile() -> None:
 
 def adaptive(k: SceneCounts, names: str, **options: Any) -> list[str]:
     scenes = [scene(n) for n in names]
-    picked = select_adaptive(scenes, k, need([["31TCJ"]]), range(len(scenes)), **options)
+    picked = picks_adaptive(scenes, k, need([["31TCJ"]]), range(len(scenes)), **options).any(axis=(1, 2))
     return [n for n, p in zip(names, picked, strict=True) if p]
 
 
