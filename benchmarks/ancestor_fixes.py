@@ -68,7 +68,7 @@ FIXES = {
     ),
     12: Fix(
         "with a warm cache, scenes without a clear pixel are not usable any more",
-        "keeps no statistics: warm and cold runs give the same bytes",
+        "keeps all that was counted, counts again what is chosen: warm and cold runs give the same bytes",
     ),
     13: Fix(
         "ranks by clear / observed pixels: a clear sliver of a scene comes before a nearly clear whole one",

@@ -78,7 +78,7 @@ def build_composite(
         on AWS in the USA, by ``AWS_REGION``; else pc). Others: ``"hls"`` (Landsat and Sentinel-2
         harmonised), ``"mcd43a4"`` (MODIS), ``"landsat"`` (Collection 2, Level 2).
     disk_cache : path, optional
-        Folder where searches and headers are kept from run to run, 1 GiB at most.
+        Folder where searches, headers and what masks showed are kept from run to run, 1 GiB at most.
     bands : list of str, optional
         coastal, blue, green, red, rededge1..3, nir, nir08, nir09, swir16, swir22. Default all that
         every scene of the endpoint has. Scenes without a named band are no candidates.

@@ -89,7 +89,7 @@ class RequestOptions:
     errors: Annotated[str, _how(help="repair or raise: what an unreadable tile means.")] = "repair"
     max_failed: Annotated[float, _how(help="Share of tiles that may fail.")] = 0.2
     disk_cache: Annotated[
-        Path | None, _how(help="Folder where searches and headers are kept from run to run.")
+        Path | None, _how(help="Folder for searches, headers and what masks showed, kept from run to run.")
     ] = None
     scout_factor: Annotated[int, _how(help="Accepted for spx-build's callers; changes nothing.")] = 8
 

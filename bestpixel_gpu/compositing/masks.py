@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from bestpixel_gpu.compositing.files import (
     sample_of,
 )
 from bestpixel_gpu.compositing.quality import near_cloud, tables_of, worst_tiles
-from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.engines.contract import (
     CompressedTile,
     Footprint,
@@ -35,6 +33,7 @@ from bestpixel_gpu.errors import CorruptTileError, FormatError, InputError, Sour
 from bestpixel_gpu.geo.crs import epsg_of
 from bestpixel_gpu.geo.pixel_map import HALF, PixelMap, RasterFrame, source_window
 from bestpixel_gpu.plan.scores import ScoreTables
+from bestpixel_gpu.plan.selection import Counted
 from bestpixel_gpu.request import Request
 from bestpixel_gpu.transfer.reader import ChangedError, Stamp
 
@@ -53,11 +52,14 @@ class Sight:
 
 @dataclass(slots=True, eq=False)
 class SceneMask:
-    """One scene's class mask over the grid: compressed, and decoded while it is kept so."""
+    """One scene's class mask over the grid: opened, then compressed, and decoded while it is kept so."""
 
     scene: Scene
+    stamp: Stamp | None
+    """Which file it is of."""
     frame: RasterFrame
-    grid: TileGrid
+    level: Level
+    plane: int
     positions: PixelMap
     footprint: Footprint | None
     tables: ScoreTables
@@ -65,14 +67,26 @@ class SceneMask:
     """What its pixels become near cloud, if anything."""
     nodata: int
     """Class of tiles that the file does not hold."""
-    tiles: tuple[CompressedTile, ...]
     margin: int
     """Mask pixels needed around the nearest one."""
-    nbytes: int
     window: Window
     """Mask pixels under the whole grid, margin included."""
+    tiles: tuple[CompressedTile, ...] | None = None
+    """``None`` until they are read."""
     kept: Sight | None = None
     """What the output sees of it, decoded, where there was room to keep that."""
+    counted: Counted | None = None
+    """What it shows of the chunks, until scenes are chosen."""
+
+    @property
+    def grid(self) -> TileGrid:
+        """How its tiles lie."""
+        return self.level.grid
+
+    @property
+    def nbytes(self) -> int:
+        """Size of its compressed tiles."""
+        return sum(len(t.data) for t in self.tiles or () if t.data is not None)
 
     @property
     def table(self) -> MaskTable:
@@ -119,7 +133,8 @@ class SceneMask:
 
     def decode(self, session: Session, box: Window) -> ScoreRaster:
         """Score codes of a window of the mask."""
-        wanted = set(_tiles_in(self.grid, box))
+        assert self.tiles is not None
+        wanted = set(tiles_in(self.grid, box))
         tiles = [t for t in self.tiles if t.index in wanted]
         codes, status = session.engine.classify(
             tiles, self.grid, box, self.tables.classify, nodata=self.nodata, grow=self.scene.profile.mask_grow
@@ -132,6 +147,10 @@ class SceneMask:
         return codes
 
 
+MASK_ERRORS = SourceError, FormatError, InputError
+"""What costs a scene its mask; InputError: an address nothing reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class MaskFailure:
     """A scene that is no candidate, and why."""
@@ -141,68 +160,62 @@ class MaskFailure:
     error: Exception | None = None
 
 
-async def read_masks(session: Session, scenes: Sequence[Scene]) -> tuple[list[SceneMask], list[MaskFailure]]:
-    """Masks of all scenes over the grid. A scene whose mask fails is no candidate."""
-    answers = await together(
-        [_mask_of(session, s) for s in scenes], lambda n: session.progress("masks", n, len(scenes))
-    )
-    return (
-        [a for a in answers if isinstance(a, SceneMask)],
-        [a for a in answers if isinstance(a, MaskFailure)],
-    )
-
-
-async def _mask_of(session: Session, scene: Scene) -> SceneMask | MaskFailure:
-    """A scene's mask, read here or by a run beside this one."""
-    if session.masks is None:
-        return await fetch_mask(session, scene)
-    key = scene.collection, scene.id
-    found: SceneMask | MaskFailure = await session.masks.get(
-        key, scene.when, partial(fetch_mask, session, scene)
-    )
-    if isinstance(found, MaskFailure):
-        session.masks.drop(key)  # the next to ask may have more luck
-        return replace(found, scene=scene)
-    session.masks.weigh(key, found.nbytes)
-    return replace(found, scene=scene, kept=None)
-
-
-async def fetch_mask(session: Session, scene: Scene, *, again: bool = False) -> SceneMask | MaskFailure:
-    """One scene's mask over the grid, whatever others hold of it."""
+async def fetch_mask(
+    session: Session, scene: Scene, opened: SceneMask | None = None, *, again: bool = False
+) -> SceneMask | MaskFailure:
+    """One scene's mask over the grid, whatever others hold of it; `opened` if it is open already."""
     try:
-        share = _share(session.request, scene.profile)
-        coarsest = coarsest_for(session, scene, share)
-        raster, stamp = await open_raster(session, scene.mask, signed=scene.signed, coarsest=coarsest)
-        frame = frame_of(raster, scene)
-        _note_contradiction(session, scene, frame)
-        index = level_for(raster, share * min(session.projector.step(frame)))
-        level, plane = sample_of(raster.levels[index], scene.mask.sample)
-        positions = session.projector.map_to(frame, level.width, level.height)
-        footprint = _footprint(session, frame, level)
-        nodata = scene.profile.mask_nodata if raster.nodata is None else int(raster.nodata)
-        tables = tables_of(scene.profile, nodata, session.request)
-        near = near_cloud(session.request, tables, frame, level)
-        margin = scene.profile.mask_grow + (0 if near is None else near.margin)
-        if footprint is not None:
-            margin += (max(footprint.half_x, footprint.half_y) >> 32) + 2
-        box = source_window(
-            positions, (0, session.grid.height), (0, session.grid.width), margin, level.width, level.height
-        )
-        if box is None:
-            return MaskFailure(scene, "its raster does not reach the grid")
-        grid = level.grid
-        tiles = await _fetch(session, scene, scene.mask, stamp, level, plane, _tiles_in(grid, box))
-        for other in scene.more_masks:
-            more = await _fetch_same(session, scene, other, frame, grid, [t.index for t in tiles])
-            tiles = await session.compute(worst_tiles, tiles, more)
-    except (SourceError, FormatError, InputError) as exc:  # InputError: an address nothing reads
+        mask = await open_mask(session, scene) if opened is None else opened
+        if isinstance(mask, SceneMask):
+            mask.tiles = tuple(await _read(session, mask))
+    except MASK_ERRORS as exc:
         if isinstance(exc, ChangedError) and not again:  # replaced since its header was kept
             return await fetch_mask(session, scene, again=True)
         return MaskFailure(scene, str(exc), exc)
-    size = sum(len(t.data) for t in tiles if t.data is not None)
-    return SceneMask(
-        scene, frame, grid, positions, footprint, tables, near, nodata, tuple(tiles), margin, size, box
+    return mask
+
+
+async def open_mask(session: Session, scene: Scene) -> SceneMask | MaskFailure:
+    """One scene's mask over the grid, none of its tiles read.
+
+    Raises
+    ------
+    SourceError, FormatError, InputError
+        If the file cannot be read, or not as a mask.
+    """
+    share = _share(session.request, scene.profile)
+    coarsest = coarsest_for(session, scene, share)
+    raster, stamp = await open_raster(session, scene.mask, signed=scene.signed, coarsest=coarsest)
+    frame = frame_of(raster, scene)
+    _note_contradiction(session, scene, frame)
+    index = level_for(raster, share * min(session.projector.step(frame)))
+    level, plane = sample_of(raster.levels[index], scene.mask.sample)
+    positions = session.projector.map_to(frame, level.width, level.height)
+    footprint = _footprint(session, frame, level)
+    nodata = scene.profile.mask_nodata if raster.nodata is None else int(raster.nodata)
+    tables = tables_of(scene.profile, nodata, session.request)
+    near = near_cloud(session.request, tables, frame, level)
+    margin = scene.profile.mask_grow + (0 if near is None else near.margin)
+    if footprint is not None:
+        margin += (max(footprint.half_x, footprint.half_y) >> 32) + 2
+    box = source_window(
+        positions, (0, session.grid.height), (0, session.grid.width), margin, level.width, level.height
     )
+    if box is None:
+        return MaskFailure(scene, "its raster does not reach the grid")
+    return SceneMask(
+        scene, stamp, frame, level, plane, positions, footprint, tables, near, nodata, margin, box
+    )
+
+
+async def _read(session: Session, mask: SceneMask) -> list[CompressedTile]:
+    """Its tiles under the grid; of several masks of a scene the worst class of each pixel."""
+    scene, indices = mask.scene, tiles_in(mask.grid, mask.window)
+    tiles = await _fetch(session, scene, scene.mask, mask.stamp, mask.level, mask.plane, indices)
+    for other in scene.more_masks:
+        more = await _fetch_same(session, scene, other, mask.frame, mask.grid, indices)
+        tiles = await session.compute(worst_tiles, tiles, more)
+    return tiles
 
 
 def _note_contradiction(session: Session, scene: Scene, frame: RasterFrame) -> None:
@@ -274,7 +287,8 @@ def _takes_nearest(request: Request) -> bool:
     return request.mask_resampling == "nearest" or request.order == "ancestor"
 
 
-def _tiles_in(grid: TileGrid, box: Window) -> list[int]:
+def tiles_in(grid: TileGrid, box: Window) -> list[int]:
+    """Indices of the tiles that a window touches."""
     r0, r1, c0, c1 = box
     rows = range(r0 // grid.tile_height, (r1 - 1) // grid.tile_height + 1)
     cols = range(c0 // grid.tile_width, (c1 - 1) // grid.tile_width + 1)

@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 
 from bestpixel_gpu.compositing.bands import BandFailure, BandFiles
+from bestpixel_gpu.compositing.candidates import find_candidates, read_chosen
 from bestpixel_gpu.compositing.choice import Choice, choose, show_scores, take_winners
 from bestpixel_gpu.compositing.contest import AREA_PIXEL_BYTES, Contest
-from bestpixel_gpu.compositing.masks import (
-    MaskFailure,
-    SceneMask,
-    read_masks,
-)
+from bestpixel_gpu.compositing.masks import SceneMask
 from bestpixel_gpu.compositing.painting import (
     Block,
     Painter,
@@ -29,12 +26,11 @@ from bestpixel_gpu.compositing.painting import (
 from bestpixel_gpu.compositing.repair import next_winners
 from bestpixel_gpu.compositing.scenes import find_scenes, frozen, no_scenes
 from bestpixel_gpu.compositing.session import Session, together
-from bestpixel_gpu.compositing.sweeps import count_masks, ranking_bytes, release_codes
+from bestpixel_gpu.compositing.sweeps import counts_of, keep_chosen, ranking_bytes, release_codes
 from bestpixel_gpu.compositing.uncertainty import plan_spread, uncertainty
 from bestpixel_gpu.engines.contract import NODATA, Window
 from bestpixel_gpu.errors import IncompleteError
 from bestpixel_gpu.plan.memory import MemoryPlan
-from bestpixel_gpu.plan.selection import SceneCounts
 from bestpixel_gpu.plan.tiles import PassPlan
 from bestpixel_gpu.result.composite import Composite
 
@@ -84,15 +80,9 @@ async def decide(session: Session) -> Decision:
     """All small data: scenes, masks, winners, headers of the winners' files, read plan."""
     with session.stage("search"):
         scenes = await find_scenes(session)
-    with session.stage("masks"):
-        masks, failures = await read_masks(session, scenes)
-    with session.stage("statistics"):
-        masks, counts, undecoded = await count_masks(session, masks)
-    _note_masks(session, masks, [*failures, *undecoded])
-    if not masks:
-        raise no_scenes(session)
+    masks = await find_candidates(session, scenes)
     files = BandFiles(session)
-    choice = await _winners_with_files(session, masks, counts, files)
+    choice = await _winners_with_files(session, masks, files)
     with session.stage("plan"):
         decision = await _plan(session, choice, files, session.read_bands)
         if session.request.index_bands:
@@ -122,27 +112,28 @@ async def _contested(session: Session, decision: Decision, contest: Contest) -> 
     return replace(decision, contest=contest)
 
 
-async def _winners_with_files(
-    session: Session, masks: list[SceneMask], counts: SceneCounts, files: BandFiles
-) -> Choice:
+async def _winners_with_files(session: Session, masks: list[SceneMask], files: BandFiles) -> Choice:
     """Winners among the scenes whose files open: one that does not is removed, and winners are retaken."""
-    while True:
+    while masks:
         with session.stage("winners"):
-            choice = choose(session, masks, counts)
+            choice = choose(session, masks, counts_of(session, masks))
+        if any(m.tiles is None for m in choice.masks):
+            masks = await read_chosen(session, masks, choice.masks)
+            continue
+        with session.stage("winners"):
+            await keep_chosen(session, masks, choice.masks)
             await take_winners(session, choice)
         scenes = [m.scene for m in choice.masks]
         with session.stage("headers"):
             broken = await files.open(scenes, _read_ranks(session, choice), session.bands)
             broken += await files.open(scenes, range(len(scenes)), session.request.index_bands)
         if not broken:
+            session.report.masks_spared = sum(m.tiles is None for m in masks)
             return choice
         gone = {id(f.scene) for f in broken}
         _note_files(session, broken)
-        cut = [i for i, m in enumerate(masks) if id(m.scene) in gone]
-        masks = [m for i, m in enumerate(masks) if i not in cut]
-        counts = counts.without(cut)
-        if not masks:
-            raise no_scenes(session)
+        masks = [m for m in masks if id(m.scene) not in gone]
+    raise no_scenes(session)
 
 
 def _read_ranks(session: Session, choice: Choice) -> list[int]:
@@ -274,17 +265,6 @@ def _timings(session: Session) -> dict[str, float]:
         "total": sum(s.values()),
         "read_megapixels": session.report.decoded_pixels / 1e6,
     }
-
-
-def _note_masks(session: Session, masks: Sequence[SceneMask], failures: Sequence[MaskFailure]) -> None:
-    for failure in failures:
-        record = session.report.scene(failure.scene.id)
-        record.status = "failed" if failure.error is not None else "dropped"
-        record.reason = failure.reason
-        if failure.error is not None and session.request.errors == "raise":
-            raise IncompleteError(
-                f"item {failure.scene.id}, asset {failure.scene.mask.key}: {failure.reason}", session.report
-            ) from failure.error
 
 
 def _note_files(session: Session, broken: Sequence[BandFailure]) -> None:

@@ -14,7 +14,7 @@ from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.engines.contract import NO_KEY, MaskStatistics, MaskTable, RankState, Window
 from bestpixel_gpu.errors import CorruptTileError
 from bestpixel_gpu.plan.memory import BAND_BYTES
-from bestpixel_gpu.plan.selection import SceneCounts
+from bestpixel_gpu.plan.selection import Counted, SceneCounts
 from bestpixel_gpu.request import Request
 
 CELLS = 32
@@ -23,9 +23,6 @@ STRIP_PIXEL_BYTES = 8
 """Bytes a strip takes for each output pixel while it is ranked: its key and what comes of it."""
 CACHED_STRIP = 8 << 20
 """Bytes of a strip that stay in the processor's cache from mask to mask."""
-
-Counted = tuple[NDArray[Any], ...]
-"""Clear and valid pixels of some chunks, and their cells where they are asked for."""
 
 
 def strips(session: Session, most: int | None = None) -> list[tuple[int, int]]:
@@ -38,11 +35,18 @@ def strips(session: Session, most: int | None = None) -> list[tuple[int, int]]:
 
 
 async def count_masks(
-    session: Session, masks: Sequence[SceneMask]
-) -> tuple[list[SceneMask], SceneCounts, list[MaskFailure]]:
-    """What each mask shows of each chunk; masks that do not decode are left out."""
-    masks, cells, keep = list(masks), cells_for(session.request), _fitting(session, masks)
-    rows = [[(0, session.grid.height)] if kept else strips(session) for kept in keep]
+    session: Session, masks: Sequence[SceneMask], beside: Sequence[SceneMask] = ()
+) -> tuple[list[SceneMask], list[MaskFailure]]:
+    """Count what each mask shows of each chunk; those that do not decode, or show nothing, are left out.
+
+    Masks that were counted already stay as they are. Those `beside` take their share of the memory.
+    """
+    masks, cells, keep = list(masks), cells_for(session.request), _fitting(session, masks, beside)
+    whole = [(0, session.grid.height)]
+    rows = [
+        [] if m.counted is not None else whole if kept else strips(session)
+        for m, kept in zip(masks, keep, strict=True)
+    ]
 
     def looks(i: int) -> list[Awaitable[Counted | CorruptTileError]]:
         return [
@@ -60,23 +64,37 @@ async def count_masks(
                 seen[i] = await together(looks(i))
     good: list[SceneMask] = []
     lost: list[MaskFailure] = []
-    stats: list[list[Counted]] = []
     for mask, parts in zip(masks, seen, strict=True):
         error = next((p for p in parts if isinstance(p, Exception)), None)
         if error is not None:
             lost.append(MaskFailure(mask.scene, str(error), error))
-        elif not any(p[1].any() for p in parts):
-            lost.append(MaskFailure(mask.scene, "its mask observed nothing of the grid"))
-        else:
+            continue
+        if parts:
+            mask.counted = tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+        assert mask.counted is not None
+        if mask.counted[1].any():
             good.append(mask)
-            stats.append(parts)
-    return good, _join(session, stats), lost
+        else:
+            lost.append(MaskFailure(mask.scene, "its mask observed nothing of the grid"))
+    return good, lost
 
 
-def _fitting(session: Session, masks: Sequence[SceneMask]) -> list[bool]:
-    """Which masks are kept decoded: as many as there is room for."""
-    sizes = accumulate(m.kept_bytes(session) for m in masks)
-    return [size <= session.budget.codes for size in sizes]
+def _fitting(session: Session, masks: Sequence[SceneMask], beside: Sequence[SceneMask]) -> list[bool]:
+    """Which masks are kept decoded: as many as there is room for beside those that are."""
+    taken = sum(m.kept_bytes(session) for m in beside if m.kept is not None)
+    sizes = accumulate((0 if m.tiles is None else m.kept_bytes(session) for m in masks), initial=taken)
+    return [size <= session.budget.codes for size in islice(sizes, 1, None)]
+
+
+async def keep_chosen(session: Session, masks: Sequence[SceneMask], chosen: Sequence[SceneMask]) -> None:
+    """Let go of the codes of masks that will not compete; as many of the others as fit get their room."""
+    competing = {id(m) for m in chosen}
+    for mask in masks:
+        if id(mask) not in competing:
+            mask.kept = None
+    rest = [m for m in chosen if m.kept is None]
+    fits = _fitting(session, rest, chosen)
+    await together([session.compute(m.keep, session) for m, kept in zip(rest, fits, strict=True) if kept])
 
 
 def cells_for(request: Request) -> int:
@@ -132,15 +150,13 @@ def _kept_cells(found: MaskStatistics, cells: int) -> tuple[NDArray[Any], ...]:
     )
 
 
-def _join(session: Session, stats: list[list[Counted]]) -> SceneCounts:
-    """One scene after the other, each from its strips."""
+def counts_of(session: Session, masks: Sequence[SceneMask]) -> SceneCounts:
+    """What all masks show, one scene after the other; they keep views of it."""
     pixels = np.outer(np.diff(session.chunks.row_edges), np.diff(session.chunks.col_edges))
-    if not stats:
-        none = np.zeros((0, *pixels.shape), np.int64)
-        return SceneCounts(none, none, pixels)
-    clear, valid, *cells = (
-        np.array([np.concatenate([p[i] for p in parts]) for parts in stats]) for i in range(len(stats[0][0]))
-    )
+    stacks = [np.array(a) for a in zip(*(m.counted or () for m in masks), strict=True)]
+    for mask, *views in zip(masks, *stacks, strict=True):
+        mask.counted = tuple(views)
+    clear, valid, *cells = stacks
     return SceneCounts(clear, valid, pixels, *cells)
 
 
@@ -165,7 +181,9 @@ def ranking_bytes(session: Session, masks: Sequence[SceneMask]) -> int:
 
 
 def release_codes(session: Session, masks: Sequence[SceneMask]) -> None:
-    """Give up kept codes once the winners are known, unless they are few: repair may want them."""
+    """Give up counts once the winners are known, and kept codes unless they are few: repair may want them."""
+    for mask in masks:
+        mask.counted = None
     if sum(m.kept_bytes(session) for m in masks if m.kept is not None) > session.budget.repair_codes:
         for mask in masks:
             mask.kept = None

@@ -21,6 +21,10 @@ LEAST_GAIN = 1 / 256
 """A pick adds at least this share of what can be seen of a chunk: one of the cells it is counted in."""
 
 
+Counted = tuple[NDArray[Any], ...]
+"""What one mask shows, (chunk row, chunk col, ...): clear, valid, and both by cells where they are wanted."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneCounts:
     """What the masks show, in output pixels, for each scene and chunk.
@@ -41,15 +45,6 @@ class SceneCounts:
     pixels: NDArray[np.int64]
     clear_cells: NDArray[Any] | None = None
     valid_cells: NDArray[Any] | None = None
-
-    def without(self, gone: Sequence[int]) -> SceneCounts:
-        """The same for the other scenes."""
-        cut = [
-            None if a is None else np.delete(a, gone, axis=0) for a in (self.clear_cells, self.valid_cells)
-        ]
-        return SceneCounts(
-            np.delete(self.clear, gone, axis=0), np.delete(self.valid, gone, axis=0), self.pixels, *cut
-        )
 
 
 def rank_order(

@@ -83,6 +83,8 @@ class Report:
         Requests for ``"header"``, ``"tile"`` and ``"json"`` (tokens).
     searches : int
         Searches of the catalogue: 0 where the items were given or known from the cache on disk.
+    masks_spared : int
+        Masks that were not read, as the cache on disk knew that their scenes are not selected.
     seconds : dict
         Stage -> wall seconds.
     memory : dict
@@ -118,6 +120,7 @@ class Report:
     requests: int = 0
     requests_by_kind: dict[str, int] = field(default_factory=dict)
     searches: int = 0
+    masks_spared: int = 0
     retries: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)

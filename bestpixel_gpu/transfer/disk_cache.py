@@ -1,4 +1,4 @@
-"""A folder of what need not be asked again: first bytes of files, and what searches found.
+"""A folder of what need not be asked again: first bytes of files, what searches found, what masks showed.
 
 Many processes may share it, also over a network: there is no lock. An entry is written under a name
 of its own and then renamed, so it is whole or not there, and of two writers the later one wins.
@@ -31,7 +31,8 @@ CAP_BYTES: Final = 1 << 30
 _ABANDONED_S: Final = 3600.0
 """What a writer has not renamed for so long, it will not."""
 
-_KINDS: Final = ("header", "search")
+COUNTS_LIFETIME_S: Final = HEADER_LIFETIME_S
+_KINDS: Final = ("header", "search", "counts")
 _NAME = re.compile(r"\.?[0-9a-f]{40}\.entry(\.\d+\.[0-9a-f]{32})?")
 """Names that this module makes; others in the folder are not its own and stay."""
 
@@ -39,7 +40,7 @@ Item = dict[str, Any]
 
 
 class DiskCache:
-    """Headers and search results in files ``<root>/<kind>/<sha1 of the key>.entry``.
+    """Headers, search results and counts in files ``<root>/<kind>/<sha1 of the key>.entry``.
 
     An entry of another version, a damaged and an outdated one are misses and overwritten. Entries
     hold no token: a search result in which an address carries one is not kept.
@@ -117,6 +118,15 @@ class DiskCache:
         text = json.dumps(items, separators=(",", ":"))
         if items and not holds_token(text):
             self._store(self._path("search", key), zlib.compress(text.encode(), 1))
+
+    def get_counts(self, key: str) -> bytes | None:
+        """Return what was counted under `key`, ``None`` if it is absent, outdated or damaged."""
+        body, age = self._load(self._path("counts", key))
+        return body if body and abs(age) <= COUNTS_LIFETIME_S else None
+
+    def put_counts(self, key: str, body: bytes) -> None:
+        """Keep what was counted."""
+        self._store(self._path("counts", key), body)
 
     def trim(self) -> None:
         """Hold the folder within its cap, if this object has written since the last time."""

@@ -1,0 +1,233 @@
+"""Whole runs that know from earlier ones what masks showed: which they still read; nothing else differs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from whole_run import (
+    BANDS,
+    DATES,
+    HOME,
+    assert_same,
+    counted,
+    file_of,
+    forget_headers,
+    item_of,
+    path_of,
+    run,
+)
+
+from bestpixel_gpu import build_monthly_composites, explain
+from bestpixel_gpu.errors import IncompleteError
+
+DAY = 86400.0
+FEW = {"fill": False, "top_k": 1}
+"""Some of the scenes are not selected, and then count for nothing."""
+
+
+@pytest.fixture(autouse=True)
+def _cold() -> Iterator[None]:
+    forget_headers()
+    yield
+    forget_headers()
+
+
+def once(server: Any, folder: Path, **options: Any) -> Any:
+    """A run that fills the folder; then the process knows no more than a new one."""
+    first = run(server, disk_cache=folder, **options)
+    forget_headers()
+    return first
+
+
+def masks_read(server: Any, stats: dict[str, Any]) -> set[str]:
+    """Ids of the scenes of whose masks tiles were asked for."""
+    paths = {"/" + path.removesuffix(".new") for path, first, _ in stats["log"] if first > 0}
+    return {i["id"] for i in server.items("pc") if path_of(i, "SCL") in paths}
+
+
+def best_of(server: Any, composite: Any) -> dict[str, Any]:
+    """Item of the scene that ranks first."""
+    return item_of(server.items("pc"), composite.source_ids[0])
+
+
+def everything(report: Any) -> list[dict[str, Any]]:
+    return report.to_dict()["scenes"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 1},
+        {"top_k": 2, "resolution": 60},
+        {"coverage_target": 0.5, "min_k": 1, "max_k": 2},
+        {"coverage_target": 0.5, "min_k": 1, "max_k": 2, "windowed_fetch": True},
+        {"top_k": 1, "order": "ancestor"},
+        {"top_k": 1, "cloud_buffer": 60},
+        {"top_k": 1, "rule": "ndvi", "bands": ["red", "nir"]},
+        {"top_k": 1, "crs": "EPSG:3857", "resolution": 20},
+    ],
+    ids=str,
+)
+def test_fix_12_masks_of_scenes_that_are_not_selected_are_not_read_again(
+    server: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    options = options | {"fill": False}
+    with counted(server) as cold:
+        first = once(server, tmp_path, **options)
+    with counted(server) as warmed:
+        again = run(server, disk_cache=tmp_path, **options)
+    assert_same(again, first)
+    assert everything(again.report) == everything(first.report)
+    everyone, some = masks_read(server, cold), masks_read(server, warmed)
+    assert some == set(first.source_ids) < everyone
+    assert (first.report.masks_spared, again.report.masks_spared) == (0, len(everyone - some))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 1}, {"top_k": None, "fill": False}, {"rule": "latest", "fill": False}],
+    ids=["fill", "all", "by time"],
+)
+def test_where_every_scene_counts_every_mask_is_read(
+    server: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    once(server, tmp_path, **options)
+    assert not (tmp_path / "counts").exists()
+    assert run(server, disk_cache=tmp_path, **options).report.masks_spared == 0
+
+
+def test_another_request_goes_by_what_fits_it(server: Any, tmp_path: Path) -> None:
+    """What a mask shows does not depend on how many scenes are taken, but on pixels and their scores."""
+    once(server, tmp_path, **FEW)
+    for change, spared in (({"top_k": 2}, True), ({"resolution": 20}, False), ({"cloud_buffer": 40}, False)):
+        forget_headers()
+        options = FEW | change
+        got = run(server, disk_cache=tmp_path, **options)
+        assert (got.report.masks_spared > 0) == spared, options
+        forget_headers()
+        assert_same(got, run(server, **options))
+
+
+@pytest.mark.parametrize("asset", ["B04", "SCL"])
+def test_who_takes_the_place_of_a_lost_scene_is_read_then(server: Any, tmp_path: Path, asset: str) -> None:
+    """The chosen scene's band, or its mask, is gone: one whose mask was spared is chosen instead."""
+    first = once(server, tmp_path, **FEW, bands=["swir16"])  # no header of the other band is known
+    gone = {path_of(best_of(server, first), asset): "404"}
+    server.reset(faults=gone)
+    want = run(server, **FEW)
+    forget_headers()
+    with counted(server, faults=gone) as stats:
+        got = run(server, disk_cache=tmp_path, **FEW)
+    assert_same(got, want)
+    assert [(s.id, s.status) for s in got.report.scenes] == [(s.id, s.status) for s in want.report.scenes]
+    assert first.source_ids[0] not in got.source_ids
+    assert set(got.source_ids) - set(first.source_ids), "another scene has come in"
+    assert set(got.source_ids) <= masks_read(server, stats)
+
+
+def test_a_damaged_mask_of_a_chosen_scene_costs_it_its_place(server: Any, tmp_path: Path) -> None:
+    first = once(server, tmp_path, **FEW)
+    damaged = {path_of(best_of(server, first), "SCL"): "corrupt"}
+    server.reset(faults=damaged)
+    want = run(server, **FEW)
+    forget_headers()
+    got = run(server, disk_cache=tmp_path, **FEW)
+    assert_same(got, want)
+    assert [s.status for s in got.report.scenes] == [s.status for s in want.report.scenes]
+    forget_headers()
+    with pytest.raises(IncompleteError, match="asset SCL"):
+        run(server, disk_cache=tmp_path, errors="raise", **FEW)
+
+
+def test_a_mask_that_was_replaced_is_counted_anew(server: Any, tmp_path: Path) -> None:
+    """Once its header is asked for again, its tag names another record."""
+    first = once(server, tmp_path, **FEW)
+    other = next(s.id for s in first.report.scenes if s.status == "used" and s.id not in first.source_ids)
+    spared = item_of(server.items("pc"), other)
+    file = file_of(server, spared, "SCL")
+    new = file.with_name(file.name + ".new")
+    new.write_bytes(file.read_bytes())
+    try:
+        for wanted in ({*first.source_ids}, {*first.source_ids, other}, {*first.source_ids}):
+            with counted(server, faults={path_of(spared, "SCL"): "replaced"}) as stats:
+                got = run(server, disk_cache=tmp_path, **FEW)
+            assert_same(got, first)
+            assert masks_read(server, stats) == wanted
+            forget_headers()
+            if len(wanted) == len(first.source_ids):
+                for path in (tmp_path / "header").iterdir():
+                    os.utime(path, (0, time.time() - 40 * DAY))
+    finally:
+        new.unlink()
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00" * 100, b"bestpixel-gpu cache 2 00000000\n"])
+def test_damaged_records_are_counted_again(server: Any, tmp_path: Path, body: bytes) -> None:
+    first = once(server, tmp_path, **FEW)
+    for path in (tmp_path / "counts").iterdir():
+        path.write_bytes(body)
+    again = once(server, tmp_path, **FEW)
+    assert again.report.masks_spared == 0
+    assert_same(again, first)
+    assert run(server, disk_cache=tmp_path, **FEW).report.masks_spared > 0
+
+
+def test_records_that_say_something_else_are_found_out_where_a_scene_is_chosen(
+    server: Any, tmp_path: Path
+) -> None:
+    """What is chosen is counted again: a record can spare a mask, but not decide over one that is read."""
+    first = once(server, tmp_path, **FEW)
+    from bestpixel_gpu.compositing import records
+
+    records_of, worst = records._unpacked, []
+
+    def lying(body: bytes) -> Any:
+        found = records_of(body)
+        worst.append(found)
+        assert found is not None
+        return tuple(np.zeros_like(a) + a.max() for a in found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_unpacked", lying)
+        got = run(server, disk_cache=tmp_path, **FEW)
+    assert worst
+    assert first.source_ids[0] in got.source_ids
+
+
+def test_records_expire_with_the_headers(server: Any, tmp_path: Path) -> None:
+    once(server, tmp_path, **FEW)
+    for path in (tmp_path / "counts").iterdir():
+        os.utime(path, (0, time.time() - 40 * DAY))
+    assert run(server, disk_cache=tmp_path, **FEW).report.masks_spared == 0
+
+
+def test_explain_counts_only_masks_that_a_run_still_reads(server: Any, tmp_path: Path) -> None:
+    once(server, tmp_path, **FEW)
+    call = {
+        "bbox": server.bbox_of(HOME), "datetime": DATES, "resolution": 10, "bands": list(BANDS),
+        "stac_url": server.stac_url("pc"), "disk_cache": tmp_path, "device": "cpu", **FEW,
+    }  # fmt: skip
+    told = explain(**call)
+    forget_headers()
+    got = run(server, disk_cache=tmp_path, **FEW)
+    assert abs(told.total_bytes - got.report.bytes) <= 0.05 * got.report.bytes
+
+
+def test_periods_go_by_records_too(server: Any, tmp_path: Path) -> None:
+    call = {
+        "bbox": server.bbox_of(HOME), "resolution": 20, "bands": list(BANDS), "years": [2024],
+        "months": [7], "stac_url": server.stac_url("pc"), "disk_cache": tmp_path, "device": "cpu", **FEW,
+    }  # fmt: skip
+    first = build_monthly_composites(**call)
+    forget_headers()
+    again = build_monthly_composites(**call)
+    for a, b in zip(again, first, strict=True):
+        assert_same(a, b)
+    assert sum(c.report.masks_spared for c in first) == 0
+    assert sum(c.report.masks_spared for c in again) > 0
