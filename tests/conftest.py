@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from bestpixel_gpu.simulate import LocalArchive
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # helper modules beside this file
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

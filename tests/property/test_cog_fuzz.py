@@ -25,7 +25,7 @@ st = hypothesis.strategies
 SECONDS, ROOM = 1.0, 8 << 20
 """Bounds for one header of a few kB: generous against a parse of half a millisecond and 100 kB."""
 
-settings = hypothesis.settings(max_examples=250, deadline=None)
+settings = hypothesis.settings(max_examples=250)
 
 
 @lru_cache

@@ -124,7 +124,7 @@ def test_recorded_pages_replay_without_loss(shared: Path, dialect: str) -> None:
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(0, 37), limit=st.integers(1, 20), most=st.integers(1, 20), pc=st.booleans())
 def test_every_item_once_in_both_dialects(n: int, limit: int, most: int, pc: bool) -> None:
     """Against the embedded catalogue's paging, with a server that makes smaller pages than asked."""

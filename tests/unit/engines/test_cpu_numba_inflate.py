@@ -84,7 +84,7 @@ def pieces():
     return st.builds(made, kinds, size, st.integers(0, 2**32 - 1))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     parts=st.lists(pieces(), max_size=8),
     level=st.integers(0, 9),
@@ -299,7 +299,7 @@ def test_the_farthest_distance(distance, symbol, value, extra, after, missing):
     assert assert_as_zlib(body) != missing
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.integers(0, 15), min_size=1, max_size=12),
     st.lists(st.integers(0, 6), max_size=5),
@@ -313,7 +313,7 @@ def test_random_codes(few, distances, payload):
     assert_as_zlib(bits.add(int.from_bytes(payload, "little"), 8 * len(payload)).bytes())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_random_complete_codes(data):
     """Codes with all places used, up to 15 bits: sub-tables of every depth, payload at random."""

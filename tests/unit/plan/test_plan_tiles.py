@@ -21,7 +21,7 @@ def level(sizes: list[int], across: int, gap: int = 8) -> Level:
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_plan_reads_each_tile_once_and_frees_it_after_its_last_use(data: st.DataObject) -> None:
     n_tiles, n_blocks, n_ranks = 12, data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))

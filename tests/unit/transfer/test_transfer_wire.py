@@ -424,7 +424,7 @@ pieces = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pieces, st.sampled_from([1, 7, 1000, 1 << 20]), st.sampled_from([b"", b"HTTP/1.1 206 x\r\n"]))
 def test_any_bytes_end_in_an_answer_or_an_error(data, step, first):
     async def run():
