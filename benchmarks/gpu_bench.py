@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +141,20 @@ class Bench:
         with self.device.on(None):
             self._cupy.copyto(target, source)
 
+    def shaped(self, file: str, name: str, macros: Mapping[str, int]) -> Callable[..., None]:
+        """A kernel with other macros than its file's, to be called with grid, block and arguments."""
+        from bestpixel_gpu.engines.cuda.cupy_device import OPTIONS, source
+
+        defined = "".join(f"#define {macro} {value}\n" for macro, value in macros.items())
+        with self.device.on(None):
+            kernel = self._cupy.RawKernel(defined + source(file), name, options=OPTIONS)
+
+        def launch(grid: int, block: int, args: Sequence[Any]) -> None:
+            with self.device.on(None):
+                kernel((grid,), (block,), tuple(args))
+
+        return launch
+
     def wrong_rows(self, found: Any, expected: NDArray[np.uint8], pick: Sequence[int]) -> int:
         """How many rows i of `found` (uint8, 2-D, on the device) are not row ``pick[i]`` of `expected`."""
         wrong = 0
@@ -235,6 +249,19 @@ class EmulatedBench(Bench):
         pinned[:] = self.device.download(source).view(np.uint8).ravel()
         self.device.copy_in(target, pinned.view(target.dtype).reshape(target.shape), self.device.main)
         self.device.synchronize()
+
+    def shaped(self, file: str, name: str, macros: Mapping[str, int]) -> Callable[..., None]:
+        """Compiled by g++."""
+        from emulated_device import CUDA, host
+        from emulator import build
+
+        kernel = build(CUDA / f"{file}.cu", options=[f"-D{m}={v}" for m, v in macros.items()]).kernel(name)
+
+        def launch(grid: int, block: int, args: Sequence[Any]) -> None:
+            plain = [a if isinstance(a, np.generic) else host(a) for a in args]
+            self.device.main.add(lambda: kernel((grid,), (block,), plain))
+
+        return launch
 
     def wrong_rows(self, found: Any, expected: NDArray[np.uint8], pick: Sequence[int]) -> int:
         """Compared on the host."""

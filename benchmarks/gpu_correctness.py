@@ -148,9 +148,8 @@ def _case(rng: np.random.Generator, good: bytes, raw: bytes) -> Case:
 
 def judge(bench: Bench, which: str, cases: Sequence[Case]) -> dict[str, int]:
     """How one kernel judges streams: verdicts and bytes that are not zlib's, guard bytes written."""
-    streams = Streams(bench, [c.stream for c in cases], [c.room for c in cases], GUARD)
-    bench.device.fill(streams.out, UNTOUCHED)
-    bench.device.fill(streams.status, -1)
+    streams = Streams(bench.device, [c.stream for c in cases], [c.room for c in cases], GUARD)
+    streams.soil()
     streams.launch(which)
     out, status, written = map(bench.device.download, (streams.out, streams.status, streams.written))
     found = {"streams": len(cases), "accepted": 0, "wrong verdicts": 0, "wrong bytes": 0}

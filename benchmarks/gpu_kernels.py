@@ -15,22 +15,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import stack
 from gpu_bench import Bench
+from gpu_inflate import Streams
 from numpy.typing import NDArray
 
 from bestpixel_gpu.cog.layout import TileGrid, TileLayout
 from bestpixel_gpu.engines.contract import (
     NO_KEY,
     NODATA,
-    ChunkGrid,
     CompressedTile,
     Footprint,
     RankState,
     SampleRule,
+    Sums,
+    Surround,
     TapGeometry,
     TapSource,
+    ValueState,
     Window,
 )
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import ONE, AxisMap, LatticeMap, PixelMap
 
 SCENES = 4
@@ -123,10 +127,14 @@ def measure(
 def operations(engine: CudaEngine, side: int, tile: int) -> Iterable[Operation]:
     """All, on an output of `side` x `side` pixels."""
     yield from unpacking(engine, side, tile)
+    yield from checksums(engine, side, tile)
     scene = Scene(engine, side, tile)
     yield from scene.masks()
     yield from scene.keys()
+    yield from scene.repair()
+    yield from scene.values()
     yield from scene.painting()
+    yield from corrections(engine, side)
 
 
 def unpacking(engine: CudaEngine, side: int, tile: int) -> Iterable[Operation]:
@@ -140,6 +148,23 @@ def unpacking(engine: CudaEngine, side: int, tile: int) -> Iterable[Operation]:
         chosen = [given[i % len(given)] for i in range(n)]
         least = n * (layout.inflated_bytes + layout.decoded_bytes)
         yield Operation(f"unpack, {name}", "unpack", least, lambda p=pool, c=chosen: _loaded(engine, p, c))
+
+
+def checksums(engine: CudaEngine, side: int, tile: int) -> Iterable[Operation]:
+    """Adler-32 of the decoded tiles of a raster: each byte read."""
+    given = stack.reflectance_tiles(tile, n=4)
+    n, room = (side // tile) ** 2, given[0].layout.inflated_bytes
+    streams = Streams(engine._device, [given[i % len(given)].data or b"" for i in range(n)], [room] * n)
+    streams.launch("parallel")
+    yield Operation("adler32", "adler32", n * room, streams.verify)
+    assert not engine.to_host(streams.status).any()
+
+
+def corrections(engine: CudaEngine, side: int) -> Iterable[Operation]:
+    """Top-of-atmosphere reflectance of four bands in, surface reflectance out."""
+    toa = engine.empty((4, side // 2, side // 2), np.float32, 1)
+    coefficients = np.full((3, 4), 0.1, np.float32)
+    yield Operation("correct toa", "toa", 8 * side**2, lambda: engine.correct_toa(toa, coefficients))
 
 
 def packed_tiles(size: int, n: int) -> list[CompressedTile]:
@@ -224,9 +249,25 @@ class Scene:
             lambda: self.engine.statistics(*args, self.chunks, self.table, cells=True),
         )
 
-    def rank(self, key_low: int) -> None:
+        yield self._surround(2 * mask)
+
+    def _surround(self, least: int) -> Operation:
+        """Dark codes and what lies within five pixels of them; codes in and out."""
+        marked, becomes = np.arange(256) == 2, np.arange(256, dtype=np.uint8)
+        becomes[:3] = 1
+        reach = np.sqrt(5.5**2 - np.arange(6) ** 2).astype(np.int64)
+        rule, raster, device = Surround(marked, becomes, reach), self.classify(), self.engine._device
+        kept = device.pinned(raster.data.nbytes)
+        kept[:] = self.engine.to_host(raster.data).ravel()
+
+        def restore() -> None:
+            device.copy_in(raster.data, kept.reshape(raster.data.shape), device.main)
+
+        return Operation("surround 5", "surround", least, lambda: self.engine.surround(raster, rule), restore)
+
+    def rank(self, key_low: int, keys: Any = None) -> None:
         """The mask competes."""
-        state = RankState(self.window, self.best, self.counts)
+        state = RankState(self.window, self.best if keys is None else keys, self.counts)
         self.engine.rank(state, self.mask, self.on_mask, self.table, key_low)
 
     def keys(self) -> Iterable[Operation]:
@@ -243,6 +284,40 @@ class Scene:
         # keys in, quality and winners out; winners apart from those that are painted
         layers = self.best, self.quality, engine.empty((self.side, self.side), np.int16), SCENES
         yield Operation("settle", "keys", 8 * pixels, lambda: engine.settle(*layers))
+        counted = self.best, self.window, self.chunks, SCENES
+        yield Operation("extra wins", "keys", 4 * pixels, lambda: engine.extra_wins(*counted))
+
+    def repair(self) -> Iterable[Operation]:
+        """Of one band: winners and samples in, marks out; where a quarter is marked, what is asked of it."""
+        pixels, engine, winners = self.side**2, self.engine, self.winners
+        chosen = self._patches() == 2
+        where, marked = engine.from_host(chosen.astype(np.uint8)), int(chosen.sum())
+        bands, selected = [engine.empty((self.side, self.side), np.uint16, 1)], np.ones(SCENES, np.bool_)
+        engine.fill(self.quality, 0)
+        for name, least, ask in (
+            ("failed", 5 * pixels, lambda: engine.failed(bands, winners)),
+            (
+                "keys of layers",
+                5 * pixels + 4 * marked,
+                lambda: engine.keys_of(self.quality, winners, selected, where),
+            ),
+            ("reopen", pixels + 4 * marked, lambda: engine.reopen(bands, winners, where, SCENES)),
+            ("only", 3 * pixels + 2 * marked, lambda: engine.only(winners, where)),
+        ):
+            yield Operation(name, "keys", least, ask)
+
+    def values(self) -> Iterable[Operation]:
+        """Keys of a scene and of the best, and, where it has a key, both their values; none is better."""
+        pixels, engine = self.side**2, self.engine
+        shape = self.side, self.side
+        own = engine.empty(shape, np.uint32, NO_KEY)
+        self.rank(0, own)
+        low, high = (engine.empty(shape, np.uint16, value) for value in (1000, 3000))
+        held = ValueState(own, low, high)
+        yield Operation("rivals", "values", 9 * pixels, lambda: engine.rivals(self.best, own, 17))
+        least = 4 * pixels + 12 * int((engine.to_host(own) != NO_KEY).sum())
+        yield Operation("rank values", "values", least, lambda: engine.rank_values(held, own, 0, low, high))
+        yield Operation("exhausted", "values", 12 * pixels, lambda: engine.exhausted(self.best, own))
 
     def geometry(self, positions: PixelMap, size: int, bilinear: bool, erode: bool) -> TapGeometry:
         """A level of `size` x `size` pixels."""
@@ -274,6 +349,14 @@ class Scene:
             )
             under = 2 * pixels * (size / side) ** 2 * (0.98 if positions is turned else 1)
             yield Operation(f"paint, {name}", "paint", 4 * pixels + under, lambda s=sources: self._paint(s))
+        yield self._spread(sources[0])
+
+    def _spread(self, source: TapSource) -> Operation:
+        """Sums in and out, a mark and a sample in."""
+        shape, engine = (self.side, self.side), self.engine
+        sums = Sums(*(engine.empty(shape, dtype, 0) for dtype in (np.uint32, np.uint64, np.uint64)))
+        given = sums, self.window, {0: source}, {0: engine.empty(shape, np.uint8, 1)}
+        return Operation("spread, other CRS", "spread", 43 * self.side**2, lambda: engine.spread(*given))
 
     def _paint(self, sources: dict[int, TapSource]) -> None:
         self.engine.paint(self.target, self.window, self.winners, sources)

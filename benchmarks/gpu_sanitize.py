@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_sanitize.py [--tools memcheck racecheck synccheck] [--device N] [--print]
 
-Runs ``benchmarks/gpu_check.py --only sanitize-subset`` once for each tool; compute-sanitizer comes with
-the CUDA toolkit. The exit status is 0 when every tool found nothing and every byte was right. No GPU
-has run this yet.
+Runs ``benchmarks/gpu_check.py --only sanitize-subset`` once for each tool; of kernels for several types
+of samples it launches those for uint16. compute-sanitizer comes with the CUDA toolkit. The exit status is
+0 when every tool found nothing and every byte was right. No GPU has run this yet.
 
 racecheck is expected to report ``inflate_parallel.cu``, where matches hand bytes to one another in shared
 memory by a fence and a bitmap, without a barrier: that is meant, all else it names is not.

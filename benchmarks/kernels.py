@@ -21,7 +21,6 @@ from bestpixel_gpu.engines import create
 from bestpixel_gpu.engines.contract import (
     NO_KEY,
     NODATA,
-    ChunkGrid,
     CompressedTile,
     Footprint,
     MaskTable,
@@ -32,6 +31,7 @@ from bestpixel_gpu.engines.contract import (
     TileGrid,
 )
 from bestpixel_gpu.engines.cpu import inflate
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import ONE, AxisMap, LatticeMap, PixelMap
 
 ENGINE = create("cpu")

@@ -9,17 +9,15 @@
 //           memory; a match leaves its distance and length in the first 3 of the bytes it will fill.
 //   copy    Matches are copied in any order in which their sources are final, and the window is written out.
 //
-// Compiled (nvcc 13.0, -Xptxas -v), not timed on a GPU yet; no spills, no stack, 36 908 B of shared memory a block:
-//          registers  blocks an SM holds
-//   sm_80     74       4, by shared memory
-//   sm_90     72       6 (792 streams on 132 SMs), by shared memory
-//   sm_100    80       6
+// Registers on sm_90: inflate_streams_parallel 72; no spills, no stack, 36 908 B of shared memory a block: 6 blocks an
+// SM (792 streams on 132), by shared memory; on sm_80 4 blocks.
 // Counted on the emulator: steps of a warp for 32 tokens, 1.0 where all lanes have the same number of tokens.
 //                                 find  count  place  copy   rounds of copying  rounds of counting
 //   reflectance (zlib 6)          1.8   1.7    1.3    0.8     5                 1.5
 //   reflectance (libdeflate 6)    1.6   1.6    1.3    0.9     5                 1.8
 //   Fmask, ratio 3                1.7   2.0    1.5    2.3    12                 1.9
 //   scene classes, ratio 10       1.5   1.8    2.2    27     32                 2.1
+// Predicted for reflectance: 3.9 clocks a token of a full SM, 17 of a stream alone; not timed yet.
 // Long chains of matches make masks slow: where a tile inflates sixfold and more, inflate.cu is the better kernel.
 #include "inflate_common.cuh"
 

@@ -1,7 +1,7 @@
 // Keys and layers: who won, written down and counted, and taken back where it failed.
 //
-// Registers on sm_90: settle and rekey 40, the others 31 or 32; no spills there nor on sm_75 to sm_120 (76 at most).
-// 8 KiB of shared memory where ranks are counted. Blocks of 256 threads: 48 to 64 warps an SM.
+// Registers on sm_90: settle 40, extra_wins 32, mark_failed 40, rekey 28, reopen 32, only 28; no spills. 8 KiB of
+// shared memory where ranks are counted. Blocks of 256 threads: 48 to 64 warps an SM.
 // Per pixel, read + written: settle 4 + 4 B (6 where ranks are wide), extra wins 4 + 0, failures 2 a band and the rank
 // + 1, rekey 5 + 4, reopen 1 and the rank + 2 a band, only 1 and the rank + the rank.
 #include "tally.cuh"

@@ -1,7 +1,7 @@
 // Class masks: samples -> score codes, nodata grown, codes at output pixels, and what a mask shows of each chunk.
 //
-// Registers on sm_90: look_up 40, grow_across and grow_down 26, resample 48, count_codes 56; no spills there nor on
-// sm_75 to sm_120 (72 at most). Blocks of 128 threads: 36 to 64 warps an SM.
+// Registers on sm_90: look_up 40, grow_across 18, grow_down 22, resample 45, count_codes 56; no spills. Blocks of 128
+// threads: 36 to 64 warps an SM.
 // Per pixel, read + written: look_up 1 or 2 + 1 B and a look into a table of 64 KiB; each pass of grow 2n + 1 loads,
 // mostly from L1, of 1 B + 1 B; resample the codes under the pixel + 1 B; count_codes the codes under it, nothing.
 #include "codes.cuh"

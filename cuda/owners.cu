@@ -37,7 +37,8 @@ __device__ __forceinline__ void mark(const Need &need, i64 across, u32 *bits) {
 
 // Sets the bit of each tile, counted through all sources, that a pixel of the window needs whose winner has a source.
 // A thread marks only what neither its last row nor the lane to the left needs, so that most look at no bit at all.
-// Per pixel: 2 or 4 B read of the winners, nothing written. sm_90: 54 registers, no spills, 9 blocks an SM.
+// Per pixel: 2 or 4 B read of the winners, nothing written. Registers on sm_90: owners 54; no spills, 9 blocks = 36
+// warps an SM.
 extern "C" __global__ void __launch_bounds__(128) owners(
     const Source *__restrict__ sources, WINNERS_PARAMETERS, i64 row0, i64 col0, i64 rows, i64 cols, u32 *bits) {
   const Winners who = WINNERS;

@@ -147,9 +147,9 @@ template <class T> __device__ __forceinline__ void paint_rest(const Canvas &canv
 // Pixels whose winner has a source; all sources' samples are of one type. `failures` grows by the pixels that became
 // nodata. Per pixel of a band of 16 bits: 2 B of winners read (4 where ranks are wide), its samples once (2 B at the
 // band's own resolution), 2 B and a bit of marks written, and the bit read again.
-// sm_90: paint_u2 106 registers, 4 blocks an SM, so 2048 pixels under way there; paint_rest_u2 96; no spills. By the
-// size of the code 190 instructions a pixel on an axis map, 390 on a lattice, against 6 B: a prediction of 1 TB/s on an
-// H200, limited by issue. The second kernel is for rims, tile edges, eroding sources and samples of 32 bits.
+// Registers on sm_90: paint_u2 106, paint_rest_u2 96; no spills; 4 and 5 blocks an SM, so 2048 pixels under way there.
+// By the size of the code 190 instructions a pixel on an axis map, 390 on a lattice, against 6 B: a prediction of 1
+// TB/s on an H200, limited by issue. The second kernel is for rims, tile edges, eroding sources and samples of 32 bits.
 #define PAINT(name, type)                                                                                           \
   extern "C" __global__ void __launch_bounds__(32 * WARPS, 4) paint_##name(                                            \
       CANVAS_PARAMETERS, u32 *__restrict__ marks, u64 *failures) {                                                  \

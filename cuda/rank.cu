@@ -7,7 +7,7 @@ static const i32 ROWS = 4;                 // of a thread; engines/cuda/keys.py 
 // grow where there is a score. `counts`, `floor_keys` and `barred` may be null. `barred`: by chunk, (chunk row, chunk
 // column) of the whole grid, with the chunks of the grid's rows and columns. The window's first pixel is (row0, col0).
 // Per output pixel: the mask under it, 4 B read and 4 B written for the key, 2 + 2 B for the count, 4 B for a floor.
-// sm_90: 48 registers, no spills, no shared memory: 10 blocks = 40 warps an SM. sm_75 to sm_120: 40 to 62 registers.
+// Registers on sm_90: compete 48; no spills, no shared memory: 10 blocks = 40 warps an SM.
 extern "C" __global__ void __launch_bounds__(128) compete(
     SIGHT_PARAMETERS, i64 row0, i64 col0, i64 rows, i64 cols, const u16 *__restrict__ scores, u32 key_low,
     u32 *__restrict__ keys, i64 keys_pitch, u16 *__restrict__ counts, i64 counts_pitch,

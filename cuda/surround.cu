@@ -1,7 +1,6 @@
 // Codes near marked ones, exactly: first the gap to the nearest marked code of a row, then a look up and down a column.
 //
-// Registers on sm_90: gaps_across 32, near_down 20; no spills there nor on sm_75 to sm_120 (36 at most). 16 blocks of
-// 128 threads an SM.
+// Registers on sm_90: gaps_across 32, near_down 20; no spills. 16 blocks of 128 threads an SM.
 #include "common.cuh"
 
 static const u32 FAR = 65535u;             // no marked code within reach

@@ -53,8 +53,8 @@ template <class T> __device__ __forceinline__ void packed_row(const Tile &tile, 
 }
 
 // A warp per row, 4 rows a block, `blocks` blocks a tile. Reads the stored bytes, writes the samples, once each: 4 B
-// per pixel of uint16 (3.9 B of 15 bits); predictor 3 of float32 4 + 4 + 4 + 4 B. sm_90: 56 registers, no spills, no
-// shared memory: 9 blocks = 36 warps an SM. sm_75 to sm_120: 46 to 56 registers, no spills.
+// per pixel of uint16 (3.9 B of 15 bits); predictor 3 of float32 4 + 4 + 4 + 4 B. Registers on sm_90: undo 56; no
+// spills, no shared memory: 9 blocks = 36 warps an SM.
 extern "C" __global__ void __launch_bounds__(32 * ROWS_AT_ONCE) undo(const Tile *tiles, i64 blocks) {
   const Tile &tile = tiles[blockIdx.x / blocks];
   const i64 first = blockIdx.x % blocks * ROWS_AT_ONCE + (threadIdx.x >> 5);

@@ -1,7 +1,7 @@
 // Rules that look at band values: who still competes, whose index is greatest, what is left.
 //
-// Registers on sm_90: rank_values 40, the others 27 at most; no spills there nor on sm_75 to sm_120 (42 at most). 12 to
-// 16 blocks of 128 threads an SM; memory decides.
+// Registers on sm_90: rivals 27, rank_values 40, exhausted 26; no spills. 12 to 16 blocks of 128 threads an SM; memory
+// decides.
 #include "common.cuh"
 
 static const u32 RANK_BITS = 0xFFFFu;

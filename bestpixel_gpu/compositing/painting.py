@@ -26,6 +26,7 @@ from bestpixel_gpu.engines.contract import (
     LOST_SLOT,
     SPARSE_SLOT,
     CompressedTile,
+    Engine,
     Pool,
     TapGeometry,
     TapSource,
@@ -217,6 +218,17 @@ class Painter:
             raise IncompleteError(f"{share}, {allowed}; last: {last}", report) from error
 
 
+def _pool(engine: Engine, plan: PassPlan, n_slots: int) -> Pool:
+    """A pool of so many slots, or of fewer where the device has less memory than it told."""
+    while True:
+        try:
+            return engine.pool(plan.slot_bytes, n_slots)
+        except MemoryError:
+            if n_slots <= plan.peak:
+                raise
+            n_slots = max(plan.peak, n_slots // 2)
+
+
 class _Slots:
     """Free slots of a pool, given out in the order they are asked for; the last freed goes first."""
 
@@ -248,8 +260,8 @@ class _Pass:
 
     def __init__(self, owner: Painter, plan: PassPlan, n_slots: int) -> None:
         self.owner, self.plan, self.session, self.work = owner, plan, owner.session, owner.work
-        self.pool: Pool = self.session.engine.pool(plan.slot_bytes, n_slots)
-        self.slots = _Slots(n_slots)
+        self.pool: Pool = _pool(self.session.engine, plan, n_slots)
+        self.slots = _Slots(self.pool.n_slots)
         self.tables: dict[tuple[str, int], NDArray[np.int32]] = {}
         loop = asyncio.get_running_loop()
         self.ready = {

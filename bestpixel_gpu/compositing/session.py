@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from bestpixel_gpu.catalog.providers import Endpoint
 from bestpixel_gpu.catalog.scene import Scene
 from bestpixel_gpu.compositing.shelf import Shelf
-from bestpixel_gpu.engines.contract import ChunkGrid, Engine, Ticket
-from bestpixel_gpu.geo.grid import Grid
+from bestpixel_gpu.engines.contract import Engine, Ticket
+from bestpixel_gpu.geo.grid import ChunkGrid, Grid
 from bestpixel_gpu.geo.pixel_map import AxisMap, Projector, identity_map
 from bestpixel_gpu.plan.memory import Budget, output_bytes
 from bestpixel_gpu.request import Request

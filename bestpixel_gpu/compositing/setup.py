@@ -13,10 +13,10 @@ from bestpixel_gpu.catalog.providers import Endpoint, resolve_endpoint
 from bestpixel_gpu.catalog.search import parse_interval
 from bestpixel_gpu.catalog.signing import SasSigner
 from bestpixel_gpu.compositing.session import Session
-from bestpixel_gpu.engines.contract import ChunkGrid, Engine
+from bestpixel_gpu.engines.contract import Engine
 from bestpixel_gpu.errors import InputError
 from bestpixel_gpu.geo.crs import crs_text
-from bestpixel_gpu.geo.grid import Grid, chunk_edges, grid_in, grid_of_geobox, native_grid
+from bestpixel_gpu.geo.grid import ChunkGrid, Grid, chunk_edges, grid_in, grid_of_geobox, native_grid
 from bestpixel_gpu.plan.memory import BAND_BYTES, Budget, check_output, output_bytes
 from bestpixel_gpu.request import MAX_PIXELS, Request
 from bestpixel_gpu.result.report import Report

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.cog.layout import TileGrid as TileGrid
 from bestpixel_gpu.cog.layout import TileLayout
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 Window = tuple[int, int, int, int]
@@ -132,40 +133,6 @@ class ScoreRaster:
     width: int
     height: int
     data: Any
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ChunkGrid:
-    """How chunks cut the output grid: rising edges, first 0, last the grid's size."""
-
-    row_edges: NDArray[np.int64]
-    col_edges: NDArray[np.int64]
-
-    def edges_in(self, window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Edges of the chunks of a window, counted from its first pixel; errors as :meth:`under`."""
-        rows, cols = self.under(window)
-        return (
-            self.row_edges[rows.start : rows.stop + 1] - window[0],
-            self.col_edges[cols.start : cols.stop + 1] - window[2],
-        )
-
-    def under(self, window: Window) -> tuple[slice, slice]:
-        """Chunk rows and chunk columns of a window.
-
-        Raises
-        ------
-        ValueError
-            If it does not start and end on chunk edges.
-        """
-        return _between(self.row_edges, *window[:2]), _between(self.col_edges, *window[2:])
-
-
-def _between(edges: NDArray[np.int64], start: int, end: int) -> slice:
-    first, last = (int(np.searchsorted(edges, place)) for place in (start, end))
-    on_edges = last < len(edges) and edges[first] == start and edges[last] == end
-    if not (on_edges and start < end):
-        raise ValueError(f"window {start}..{end} does not start and end on chunk edges")
-    return slice(first, last)
 
 
 @dataclass(slots=True, eq=False)

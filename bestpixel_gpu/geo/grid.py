@@ -1,4 +1,4 @@
-"""The output grid: where every output pixel lies, in which CRS, under which global index."""
+"""The output grid: where every output pixel lies, in which CRS, under which global index, in which chunk."""
 
 from __future__ import annotations
 
@@ -100,6 +100,43 @@ def chunk_edges(origin: int, size: int, chunk: int = CHUNK) -> NDArray[np.int64]
     """
     first = (origin // chunk + 1) * chunk - origin
     return np.array([0, *range(first, size, chunk), size], np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkGrid:
+    """How chunks cut the output grid: rising edges, first 0, last the grid's size.
+
+    Windows are half-open and in grid pixels: ``(row0, row1, col0, col1)``.
+    """
+
+    row_edges: NDArray[np.int64]
+    col_edges: NDArray[np.int64]
+
+    def edges_in(self, window: tuple[int, int, int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Edges of the chunks of a window, counted from its first pixel; errors as :meth:`under`."""
+        rows, cols = self.under(window)
+        return (
+            self.row_edges[rows.start : rows.stop + 1] - window[0],
+            self.col_edges[cols.start : cols.stop + 1] - window[2],
+        )
+
+    def under(self, window: tuple[int, int, int, int]) -> tuple[slice, slice]:
+        """Chunk rows and chunk columns of a window.
+
+        Raises
+        ------
+        ValueError
+            If it does not start and end on chunk edges.
+        """
+        return _between(self.row_edges, *window[:2]), _between(self.col_edges, *window[2:])
+
+
+def _between(edges: NDArray[np.int64], start: int, end: int) -> slice:
+    first, last = (int(np.searchsorted(edges, place)) for place in (start, end))
+    on_edges = last < len(edges) and edges[first] == start and edges[last] == end
+    if not (on_edges and start < end):
+        raise ValueError(f"window {start}..{end} does not start and end on chunk edges")
+    return slice(first, last)
 
 
 def native_grid(

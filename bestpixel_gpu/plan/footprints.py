@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.engines.contract import ChunkGrid
 from bestpixel_gpu.geo.crs import box_outline, same_crs, transform
-from bestpixel_gpu.geo.grid import Grid
+from bestpixel_gpu.geo.grid import ChunkGrid, Grid
 from bestpixel_gpu.geo.pixel_map import RasterFrame
 
 Ring = NDArray[np.float64]

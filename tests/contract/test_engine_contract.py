@@ -16,13 +16,13 @@ from bestpixel_gpu.engines.contract import (
     NO_KEY,
     NODATA_CODE,
     TILE_CORRUPT,
-    ChunkGrid,
     CompressedTile,
     Footprint,
     MaskTable,
     RankState,
     TileGrid,
 )
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import AxisMap
 
 ONE = 2**32

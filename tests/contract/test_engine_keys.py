@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bestpixel_gpu.engines.contract import NO_KEY, NO_SCORE, NODATA, NOT_SELECTED, SCORE_SHIFT, ChunkGrid
+from bestpixel_gpu.engines.contract import NO_KEY, NO_SCORE, NODATA, NOT_SELECTED, SCORE_SHIFT
+from bestpixel_gpu.geo.grid import ChunkGrid
 
 SHAPE = (37, 53)
 

@@ -9,7 +9,6 @@ from reference import ReferenceEngine
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.contract import (
     NO_KEY,
-    ChunkGrid,
     CompressedTile,
     Footprint,
     MaskTable,
@@ -17,6 +16,7 @@ from bestpixel_gpu.engines.contract import (
     TapGeometry,
     TileGrid,
 )
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import AxisMap
 
 ONE = 2**32

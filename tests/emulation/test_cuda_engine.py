@@ -11,6 +11,7 @@ import pytest
 from emulated_device import EmulatedDevice
 
 from bestpixel_gpu.cog.layout import TileLayout
+from bestpixel_gpu.engines import create
 from bestpixel_gpu.engines.contract import NO_KEY, Footprint, RankState, SampleRule, TileGrid
 from bestpixel_gpu.engines.cpu.engine import CpuEngine
 from bestpixel_gpu.engines.cuda import engine as cuda_engine
@@ -93,6 +94,41 @@ def test_a_lost_device_is_an_error_and_the_engine_closes(engine_of, lost_at):
         Scenes(0).composite(engine)
     engine.close()
     engine.close()
+
+
+@pytest.mark.parametrize("lost_at", [0, 9])  # while a tile is loaded, and after
+def test_the_run_after_a_loss_gets_an_engine_that_works_or_the_reason(monkeypatch, lost_at):
+    devices = [EmulatedDevice(lost_at=lost_at), EmulatedDevice(), EmulatedDevice(lost_at=0)]
+    for device in devices:
+        device.driver, device.inflates_in_hardware = 13000, False
+    kept = {}
+
+    def opened(index):
+        if not devices:
+            raise DeviceError("cuda:0 cannot be used (any more)")
+        return devices.pop(0)
+
+    monkeypatch.setattr("bestpixel_gpu.engines.cuda.cupy_device.CupyDevice", opened)
+    monkeypatch.setattr("bestpixel_gpu.engines.cuda.environment.problem", lambda index: None)
+    monkeypatch.setattr(cuda_engine, "_kept", kept)
+
+    first = create("auto")
+    with pytest.raises(DeviceError, match="lost"):
+        Scenes(0).composite(first)
+    first.close()  # the run's end: a kept engine stays
+    second = create("auto")
+    assert (second.name, second is first, list(kept.values())) == ("cuda:0", False, [second])
+    Scenes(0).composite(second)
+    second.close()
+    assert create("cuda:0") is second
+
+    second._loader.close()  # broken otherwise than by the device
+    with pytest.raises(DeviceError, match="lost"):
+        Scenes(0).composite(create("cuda"))
+    last = create("auto")
+    assert (last.name, kept) == ("cpu", {})
+    assert last.note == "device='auto' chose the CPU: cuda:0 cannot be used (any more)"
+    assert not [t for t in threading.enumerate() if t.name.startswith("bestpixel-load")]
 
 
 def test_memory_runs_out_with_an_error_and_comes_back(engine_of):

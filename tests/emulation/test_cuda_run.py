@@ -7,13 +7,16 @@ them is emulated, with its streams run against each other in an order drawn from
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from emulated_device import EmulatedDevice
+from emulated_device import EmulatedDevice, host
 from forced_share import Forced
 from whole_run import HOME, RIGHT, SOUTH, assert_same, forget_headers, item_of, path_of, run, winners
 
@@ -29,7 +32,7 @@ OnDevice = Callable[..., Any]
 
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnDevice]:
-    """``run`` on an emulated device; its layers come back in host memory."""
+    """``run`` on an emulated device; its layers are looked at as they are when the call returns."""
 
     def run_there(server: Any, *where: Any, device: EmulatedDevice | None = None, **options: Any) -> Any:
         device = device or EmulatedDevice(seed=options.pop("seed", 1))
@@ -37,7 +40,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnDevice]:
         monkeypatch.setattr(engines, "create", lambda *_: CudaEngine(device, gather=0, **own))
         made = run(server, *where, **options)
         monkeypatch.undo()
-        return on_host(made, device)
+        return on_host(made)
 
     yield run_there
     own = ("bestpixel-load", "bestpixel-copy", "bestpixel-host")
@@ -45,13 +48,13 @@ def on_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[OnDevice]:
     assert not left, "the engine's threads end with the run"
 
 
-def on_host(composite: Any, device: EmulatedDevice) -> Any:
-    """The composite with its layers downloaded."""
+def on_host(composite: Any) -> Any:
+    """The composite with what its layers hold now: whoever takes them waits for no stream of ours."""
     names = ("quality", "observation_count", "selected_observation")
     return replace(
         composite,
-        bands={n: device.download(a) for n, a in composite.bands.items()},
-        **{n: device.download(getattr(composite, n)) for n in names},
+        bands={n: host(a).copy() for n, a in composite.bands.items()},
+        **{n: host(getattr(composite, n)).copy() for n in names},
     )
 
 
@@ -86,7 +89,7 @@ def test_uncertainty_on_the_device(server: Any, on_device: OnDevice) -> None:
     got = on_device(server, device=device, **options)
     assert_same(got, want)
     for band, unc in want.boa_unc.items():
-        assert device.download(got.boa_unc[band]).tobytes() == unc.tobytes()
+        assert host(got.boa_unc[band]).tobytes() == unc.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -172,6 +175,39 @@ def test_too_little_device_memory_is_told(server: Any, on_device: OnDevice) -> N
 
     with pytest.raises((MemoryLimitError, DeviceError, IncompleteError), match="memory"):
         on_device(server, device=EmulatedDevice(seed=1, total=1 << 20))
+
+
+def test_pools_shrink_where_others_took_the_memory(server: Any, on_device: OnDevice) -> None:
+    options: dict[str, Any] = {"tile": "all", "resolution": 20}
+    want, pool, asked = run(server, **options), CudaEngine.pool, []
+
+    def short(engine: CudaEngine, slot_bytes: int, n_slots: int) -> Any:
+        asked.append(n_slots)
+        if n_slots > 40:
+            raise MemoryError(f"{n_slots} slots")
+        return pool(engine, slot_bytes, n_slots)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CudaEngine, "pool", short)
+        assert_same(on_device(server, **options), want)
+    assert max(asked) > 40, "there was something to refuse"
+
+
+def test_cupy_xarray_is_there_where_arrays_are_cupys(
+    server: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    composite = run(server, resolution=60)
+    (tmp_path / "cupy_xarray.py").write_text(
+        "import xarray\n\n\n@xarray.register_dataset_accessor('stands_for_cupy')\n"
+        "class Accessor:\n    def __init__(self, dataset):\n        self.there = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cupy_xarray", raising=False)
+    assert not hasattr(composite.to_xarray(), "stands_for_cupy"), "host arrays have no use for it"
+    cupys = type("ndarray", (np.ndarray,), {"__module__": "cupy"})
+    dataset = replace(composite, quality=composite.quality.view(cupys)).to_xarray()
+    assert dataset.stands_for_cupy.there
+    del sys.modules["cupy_xarray"]
 
 
 def test_a_second_run_needs_no_more_memory(server: Any, on_device: OnDevice) -> None:

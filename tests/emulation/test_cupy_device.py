@@ -15,7 +15,7 @@ import pytest
 
 from bestpixel_gpu.engines.cuda import cupy_device
 from bestpixel_gpu.engines.cuda.cupy_device import CupyDevice, kernel_folder, source
-from bestpixel_gpu.errors import DeviceError
+from bestpixel_gpu.errors import DeviceError, MemoryLimitError
 
 
 class CudaError(RuntimeError):
@@ -255,10 +255,11 @@ def test_pinned_memory_is_unpinned_with_its_last_view(cupy):
 def test_no_room(cupy):
     device = CupyDevice()
     cupy.failing["PinnedMemory"] = CudaError(2, "cudaErrorMemoryAllocation: out of memory")
-    with pytest.raises(MemoryError, match="cuda:0: cudaErrorMemoryAllocation"):
+    says = r"^cuda:0 has too little memory left \({}\): give a smaller memory_limit"
+    with pytest.raises(MemoryLimitError, match=says.format("cudaErrorMemoryAllocation: out of memory")):
         device.pinned(5)
     cupy.failing["empty"] = type("OutOfMemoryError", (MemoryError,), {})("no room")
-    with pytest.raises(MemoryError, match="no room"):
+    with pytest.raises(MemoryLimitError, match=says.format("no room")):
         device.empty(5, np.uint8)
 
 

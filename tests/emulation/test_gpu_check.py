@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zlib
@@ -13,10 +14,11 @@ import pytest
 from deflate_writer import fixed
 from emulator import compiler
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu_correctness
 import gpu_inflate
 import gpu_path
+import gpu_shapes
 import stack
 from gpu_kernels import GOALS
 from gpu_verdict import verdict
@@ -70,6 +72,16 @@ gpu_check.EmulatedBench = Clocked
 gpu_correctness.contract_suite = lambda device, seconds: {{"ok": None, "why": "not here"}}
 sys.exit(gpu_check.main(["--emulate", "--out", {out!r}]))
 """
+# The whole check where nothing is installed but what it is said to need.
+BARE = """
+import sys
+sys.path.insert(0, {benchmarks!r})
+others = ("aiohttp", "pyproj", "xarray", "odc", "pystac_client", "rasterio", "shapely", "pandas", "deflate",
+          "imagecodecs", "tifffile", "cupy")
+sys.modules |= dict.fromkeys(others)
+import gpu_check
+sys.exit(gpu_check.main(["--emulate", "--out", {out!r}]))
+"""
 PLACES = {"benchmarks": str(ROOT / "benchmarks"), "emulation": str(ROOT / "tests" / "emulation")}
 
 
@@ -89,11 +101,16 @@ def wrong(found: dict) -> set[str]:
     return {check["what"] for check in found["checks"] if check["ok"] is False}
 
 
+def all_kernels() -> set[str]:
+    """Those that do not inflate; of kernels for several types the one for uint16."""
+    text = "".join(path.read_text() for path in sorted((ROOT / "cuda").glob("*.cu")))
+    names = {name.replace("##name", "u2") for name in re.findall(r"EMU_EXPORT\(([\w#]+)\)", text)}
+    return {name for name in names if not name.startswith("inflate")}
+
+
 def test_the_whole_check_runs_without_a_gpu(tmp_path):
-    out = tmp_path / "found.json"
-    done = run(str(ROOT / "benchmarks" / "gpu_check.py"), "--emulate", "--out", str(out))
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(out.read_text())
+    status, found = found_by(BARE, tmp_path)
+    assert status == 0, found["errors"]
     assert found["emulated"] is True
     assert found["errors"] == []
     assert {check["ok"] for check in found["checks"]} == {True}
@@ -103,6 +120,7 @@ def test_the_whole_check_runs_without_a_gpu(tmp_path):
     assert all(r["wrong"] == 0 and r["gb_s"] is None for r in found["inflate"])
     assert set(GOALS) < {r["operation"] for r in found["kernels"]}
     assert all(r["seconds"] is None for r in found["kernels"])
+    assert {kernel for r in found["kernels"] for kernel in r["kernels"]} == all_kernels()
     assert found["path"]["cpu_over_ours"] is None
     assert {r["inflates"] for r in found["few"] if r["streams"] == 4} == {"device", "host", "learned"}
     assert all(bool(r["host_streams"]) == (r["inflates"] == "host") for r in found["few"])
@@ -168,6 +186,19 @@ def test_an_emulated_run_is_no_result():
     assert done.returncode == 2
     assert "no result" in done.stderr
     assert not out.exists()
+
+
+def test_the_parallel_kernel_is_tried_in_other_shapes(tmp_path):
+    out = tmp_path / "shapes.json"
+    done = run(str(ROOT / "benchmarks" / "gpu_shapes.py"), "--emulate", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(out.read_text())["shapes"]
+    shapes = {tuple(row[macro] for macro in gpu_shapes.DEFAULT) for row in rows}
+    assert len(shapes) == 1 + sum(map(len, gpu_shapes.TRIED.values()))
+    assert all(row["wrong"] == 0 and row["gb_s"] is None for row in rows)
+    text = (ROOT / "cuda" / "inflate_parallel.cu").read_text()
+    built_in = {name: int(n) for name, n in re.findall(r"^#define (\w+) (\d+)", text, re.MULTILINE)}
+    assert built_in == gpu_shapes.DEFAULT
 
 
 def test_compute_sanitizer_is_asked_for_each_tool(tmp_path):

@@ -8,18 +8,12 @@ import pytest
 import reference
 from guarded_device import GuardedDevice, Windowed
 
-from bestpixel_gpu.engines.contract import (
-    NO_KEY,
-    ChunkGrid,
-    Footprint,
-    MaskTable,
-    RankState,
-    ScoreRaster,
-)
+from bestpixel_gpu.engines.contract import NO_KEY, Footprint, MaskTable, RankState, ScoreRaster
 from bestpixel_gpu.engines.cpu import keys as cpu
 from bestpixel_gpu.engines.cuda import keys
 from bestpixel_gpu.engines.cuda.positions import Maps
 from bestpixel_gpu.engines.cuda.tables import Tables
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import AxisMap
 
 ONE = 2**32

@@ -10,17 +10,12 @@ from emulated_device import host
 from guarded_device import GuardedDevice, Windowed
 
 from bestpixel_gpu.cog.layout import TileLayout
-from bestpixel_gpu.engines.contract import (
-    ChunkGrid,
-    Footprint,
-    MaskTable,
-    ScoreRaster,
-    TileGrid,
-)
+from bestpixel_gpu.engines.contract import Footprint, MaskTable, ScoreRaster, TileGrid
 from bestpixel_gpu.engines.cuda import masks, tiles
 from bestpixel_gpu.engines.cuda.positions import Maps
 from bestpixel_gpu.engines.cuda.tables import Tables
 from bestpixel_gpu.errors import FormatError
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import AxisMap, LatticeMap
 
 ONE = 2**32

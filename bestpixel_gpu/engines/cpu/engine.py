@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.contract import (
-    ChunkGrid,
     CompressedTile,
     Footprint,
     MaskStatistics,
@@ -40,6 +39,7 @@ from bestpixel_gpu.engines.cpu.paint import CpuPool, paint
 from bestpixel_gpu.engines.cpu.rank import rank, statistics
 from bestpixel_gpu.engines.cpu.spread import spread
 from bestpixel_gpu.engines.cpu.surround import surround
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import PixelMap
 from bestpixel_gpu.transfer.buffers import BUFFERS
 

@@ -15,10 +15,10 @@ from bestpixel_gpu.engines.contract import (
     NOT_SELECTED,
     RANK_BITS,
     SCORE_SHIFT,
-    ChunkGrid,
     Window,
 )
 from bestpixel_gpu.engines.cpu.jit import int64, kernel, plane
+from bestpixel_gpu.geo.grid import ChunkGrid
 
 _EVERYWHERE = np.empty(0, np.uint8)
 _NO_KEY, _RANK, _EXTRA = np.uint32(NO_KEY), np.uint32(RANK_BITS), np.uint32(NOT_SELECTED)

@@ -12,7 +12,6 @@ from bestpixel_gpu.engines.contract import (
     NO_SCORE,
     NODATA_CODE,
     SCORE_SHIFT,
-    ChunkGrid,
     Footprint,
     MaskStatistics,
     MaskTable,
@@ -23,6 +22,7 @@ from bestpixel_gpu.engines.contract import (
 from bestpixel_gpu.engines.cpu.codes import strips
 from bestpixel_gpu.engines.cpu.jit import inlined, kernel, plane
 from bestpixel_gpu.engines.fixed_point import key_of
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 CELLS = 32

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.cuda.device import Stream
 from bestpixel_gpu.engines.cuda.environment import problem, version_text
-from bestpixel_gpu.errors import DeviceError
+from bestpixel_gpu.errors import DeviceError, MemoryLimitError
 
 OPTIONS = ("--std=c++17", "--fmad=false")
 _OUT_OF_MEMORY = 2
@@ -121,8 +121,18 @@ class CupyDevice:
             yield
         except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError) as error:
             if error.status == _OUT_OF_MEMORY:
-                raise MemoryError(f"{self.name}: {error}") from error
+                raise self._no_room(error) from error
             raise DeviceError(f"{self.name} cannot be used (any more): {error}") from error
+        except MemoryLimitError:
+            raise
+        except MemoryError as error:  # CuPy's own
+            raise self._no_room(error) from error
+
+    def _no_room(self, error: BaseException) -> MemoryLimitError:
+        return MemoryLimitError(
+            f"{self.name} has too little memory left ({error}): "
+            "give a smaller memory_limit, or end what else uses the device"
+        )
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[Any]:

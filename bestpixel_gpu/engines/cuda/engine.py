@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.contract import (
-    ChunkGrid,
     CompressedTile,
     Footprint,
     MaskStatistics,
@@ -50,6 +49,7 @@ from bestpixel_gpu.engines.cuda.surround import surround
 from bestpixel_gpu.engines.cuda.tables import Tables
 from bestpixel_gpu.engines.cuda.toa import correct_toa
 from bestpixel_gpu.errors import DeviceError, InputError
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 WORKERS = 32
@@ -101,12 +101,17 @@ _keeping = threading.Lock()
 
 
 def kept_engine(index: int = 0, inflate: str = "auto") -> CudaEngine:
-    """:func:`open_engine`, once for each process, device and way to inflate.
+    """:func:`open_engine`, once for each process, device and way to inflate, and again after a loss.
 
-    Compiled kernels, pinned memory and the allocator's pool serve the next run too.
+    Compiled kernels, pinned memory and the allocator's pool serve the next run too. An engine that
+    broke is given up: the next one works, or says why the device cannot be used.
     """
     key = os.getpid(), index, inflate
     with _keeping:
+        if key in _kept and not _kept[key].works():
+            broken = _kept.pop(key)
+            broken.kept = False
+            broken.close()
         if key not in _kept:
             _kept[key] = open_engine(index, inflate)
             _kept[key].kept = True
@@ -335,6 +340,14 @@ class CudaEngine:
     def budget(self) -> int:
         """Three quarters of the device memory that is free; batches under way take from the rest."""
         return self._device.memory()[0] // 4 * 3
+
+    def works(self) -> bool:
+        """Whether the device still answers and tiles can be loaded."""
+        try:
+            self._device.memory()
+        except DeviceError:
+            return False
+        return not self._loader.broken
 
     def release_memory(self) -> None:
         """Give back what is only kept for later; nobody may be asking for work meanwhile."""

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.engines.contract import ChunkGrid, Footprint, MaskTable, RankState, ScoreRaster, Window
+from bestpixel_gpu.engines.contract import Footprint, MaskTable, RankState, ScoreRaster, Window
 from bestpixel_gpu.engines.cuda import masks
 from bestpixel_gpu.engines.cuda.device import Device, blocks, pitch
 from bestpixel_gpu.engines.cuda.positions import Maps
 from bestpixel_gpu.engines.cuda.tables import Tables
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 THREADS = 256

@@ -181,6 +181,11 @@ class Loader:
                 self._settle(entry, TILE_CORRUPT)
         return ticket
 
+    @property
+    def broken(self) -> bool:
+        """Whether nothing can be loaded any more."""
+        return self._broken is not None
+
     def wait(self) -> None:
         """Wait until everything that was asked for has ended, well or not."""
         with self._changed:

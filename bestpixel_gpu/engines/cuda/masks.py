@@ -11,7 +11,6 @@ import numpy as np
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.contract import (
     NODATA_CODE,
-    ChunkGrid,
     Footprint,
     MaskStatistics,
     MaskTable,
@@ -23,6 +22,7 @@ from bestpixel_gpu.engines.cuda.device import Device, blocks, pitch
 from bestpixel_gpu.engines.cuda.positions import Maps
 from bestpixel_gpu.engines.cuda.tables import Tables
 from bestpixel_gpu.errors import FormatError
+from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import PixelMap
 
 CELLS = 32

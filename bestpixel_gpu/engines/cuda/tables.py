@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.engines.contract import ChunkGrid, MaskTable
+from bestpixel_gpu.engines.contract import MaskTable
 from bestpixel_gpu.engines.cuda.device import Device
+from bestpixel_gpu.geo.grid import ChunkGrid
 
 _KEPT = 16
 
