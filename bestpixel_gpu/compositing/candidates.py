@@ -30,7 +30,7 @@ async def read_chosen(
     """The candidates when all `chosen` ones have been read and counted; what fails is none any more."""
     unread = {id(m.scene): m for m in chosen if m.tiles is None}
     work = [_read(session, m.scene, replace(m, counted=None)) for m in unread.values()]
-    read = {id(m.scene): m for m in await _counted(session, work, chosen)}
+    read = {id(m.scene): m for m in await _counted(session, work, masks)}
     return [read.get(id(m.scene), m) for m in masks if id(m.scene) not in unread or id(m.scene) in read]
 
 
@@ -52,13 +52,22 @@ async def _counted(
 async def _on_record_or_read(session: Session, scene: Scene) -> SceneMask | MaskFailure:
     """A scene's mask, unread where it is on record what it shows."""
     try:
-        mask = await open_mask(session, scene)
+        mask = await _open(session, scene)
     except MASK_ERRORS as exc:
         return MaskFailure(scene, str(exc), exc)
     if isinstance(mask, MaskFailure):
         return mask
     mask.counted = await recall(session, mask)
     return await _read(session, scene, mask) if mask.counted is None else mask
+
+
+async def _open(session: Session, scene: Scene) -> SceneMask | MaskFailure:
+    """A scene's mask, opened here or by a run beside this one."""
+    if session.masks is None:
+        return await open_mask(session, scene)
+    key = "opened", scene.collection, scene.id
+    found: Any = await session.masks.get(key, scene.when, partial(open_mask, session, scene))
+    return replace(found, scene=scene)  # type: ignore[no-any-return]
 
 
 async def _read(session: Session, scene: Scene, opened: SceneMask | None = None) -> SceneMask | MaskFailure:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from bestpixel_gpu import __version__
 from bestpixel_gpu.compositing.masks import SceneMask, tiles_in
 from bestpixel_gpu.compositing.session import Session
-from bestpixel_gpu.compositing.sweeps import cells_for
+from bestpixel_gpu.compositing.sweeps import CELLS, cells_for
 from bestpixel_gpu.plan.selection import Counted
 from bestpixel_gpu.transfer.cache import without_token
 
@@ -37,11 +38,11 @@ async def recall(session: Session, mask: SceneMask) -> Counted | None:
     if disk is None or not name:
         return None
     body = await asyncio.to_thread(disk.get_counts, name)
-    return None if body is None else _unpacked(body)
+    return None if body is None else _unpacked(body, _arrays_of(session))
 
 
 async def remember(session: Session, masks: Sequence[SceneMask]) -> None:
-    """Put on record what masks show that were read and counted in this run."""
+    """Put on record what masks show that were read and counted in this run, where that is not there yet."""
     disk = session.reader.disk
     if disk is None or not keeps_records(session):
         return
@@ -49,8 +50,8 @@ async def remember(session: Session, masks: Sequence[SceneMask]) -> None:
 
     def put() -> None:
         for name, counted in new.items():
-            if name:
-                disk.put_counts(name, _packed(counted))
+            if name and disk.get_counts(name) != (body := _packed(counted)):
+                disk.put_counts(name, body)
 
     await asyncio.to_thread(put)
 
@@ -59,9 +60,10 @@ def _name(session: Session, mask: SceneMask) -> str:
     """What the record of a mask is called; empty if it has none.
 
     It holds all that the counts depend on: the file, its tag and where its tiles lie in it, how
-    classes are scored, and where output pixels and chunks fall on it.
+    classes are scored, and where output pixels and chunks fall on it. A file without a tag, such as
+    a local one, has none, for it could be replaced unseen; nor has a mask made of several files.
     """
-    if mask.stamp is None or mask.scene.more_masks:
+    if mask.stamp is None or not mask.stamp.version or mask.scene.more_masks:
         return ""
     spans = [mask.level.span(i, mask.plane) for i in tiles_in(mask.grid, mask.window)]
     file = without_token(mask.scene.mask.href), mask.stamp.total, mask.stamp.version, spans
@@ -84,20 +86,29 @@ def _add(name: Any, part: Any) -> None:
         name.update(f"{part!r};".encode())
 
 
+def _arrays_of(session: Session) -> list[tuple[Any, tuple[int, ...]]]:
+    """Type and shape of each array that a mask is counted in, see ``SceneCounts``."""
+    chunks, cells = session.chunks, cells_for(session.request)
+    shape = len(chunks.row_edges) - 1, len(chunks.col_edges) - 1
+    by_cells = (bool if cells == CELLS else np.uint16), (*shape, cells**2)
+    return [(np.int64, shape)] * 2 + [by_cells] * (2 if cells else 0)
+
+
 def _packed(counted: Counted) -> bytes:
-    head = json.dumps([[a.dtype.str, a.shape] for a in counted]).encode()
-    return zlib.compress(head + b"\n" + b"".join(a.tobytes() for a in counted), 1)
+    return zlib.compress(b"".join(a.tobytes() for a in counted), 1)
 
 
-def _unpacked(body: bytes) -> Counted | None:
-    """The arrays; ``None`` if that is not what they are."""
+def _unpacked(body: bytes, arrays: Sequence[tuple[Any, tuple[int, ...]]]) -> Counted | None:
+    """The arrays; ``None`` if the body does not hold exactly them."""
+    sizes = [np.dtype(kind).itemsize * math.prod(shape) for kind, shape in arrays]
     try:
-        head, _, data = zlib.decompress(body).partition(b"\n")
-        found, at = [], 0
-        for dtype, shape in json.loads(head):
-            count = int(np.prod(shape))
-            found.append(np.frombuffer(data, dtype, count, at).reshape(shape))
-            at += found[-1].nbytes
-    except (ValueError, TypeError, zlib.error):
+        data = zlib.decompressobj().decompress(body, sum(sizes) + 1)
+    except zlib.error:
         return None
-    return tuple(found)
+    if len(data) != sum(sizes):
+        return None
+    starts = accumulate(sizes, initial=0)
+    return tuple(
+        np.frombuffer(data, kind, math.prod(shape), at).reshape(shape)
+        for (kind, shape), at in zip(arrays, starts, strict=False)
+    )

@@ -14,7 +14,7 @@ from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.engines.contract import NO_KEY, MaskStatistics, MaskTable, RankState, Window
 from bestpixel_gpu.errors import CorruptTileError
 from bestpixel_gpu.plan.memory import BAND_BYTES
-from bestpixel_gpu.plan.selection import Counted, SceneCounts
+from bestpixel_gpu.plan.selection import Counted, SceneCounts, percent_cloudy
 from bestpixel_gpu.request import Request
 
 CELLS = 32
@@ -80,10 +80,15 @@ async def count_masks(
 
 
 def _fitting(session: Session, masks: Sequence[SceneMask], beside: Sequence[SceneMask]) -> list[bool]:
-    """Which masks are kept decoded: as many as there is room for beside those that are."""
-    taken = sum(m.kept_bytes(session) for m in beside if m.kept is not None)
-    sizes = accumulate((0 if m.tiles is None else m.kept_bytes(session) for m in masks), initial=taken)
-    return [size <= session.budget.codes for size in islice(sizes, 1, None)]
+    """Which masks are kept decoded: as many as there is room for beside those that are.
+
+    Those with the least cloud by their items come first: they are the likeliest to be selected.
+    """
+    room = session.budget.codes - sum(m.kept_bytes(session) for m in beside if m.kept is not None)
+    read = sorted((m for m in masks if m.tiles is not None), key=lambda m: percent_cloudy(m.scene))
+    sizes = accumulate(m.kept_bytes(session) for m in read)
+    fits = {id(m) for m, size in zip(read, sizes, strict=True) if size <= room}
+    return [id(m) in fits for m in masks]
 
 
 async def keep_chosen(session: Session, masks: Sequence[SceneMask], chosen: Sequence[SceneMask]) -> None:

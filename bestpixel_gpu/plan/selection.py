@@ -72,7 +72,7 @@ def rank_order(
             return abs(age(s) - target), age(s), name
         keys: dict[str, tuple[Any, ...]] = {
             "clearest": (-int(clear[i]), -age(s), name),
-            "cloud_cover": (_percent(s), -age(s), name),
+            "cloud_cover": (percent_cloudy(s), -age(s), name),
             "newest": (-age(s), name),
             "oldest": (age(s), name),
             "ancestor": (age(s), name),
@@ -82,7 +82,8 @@ def rank_order(
     return sorted(range(len(scenes)), key=key)
 
 
-def _percent(scene: Scene) -> int:
+def percent_cloudy(scene: Scene) -> int:
+    """What the item says, in whole percent; 50 where it says nothing."""
     return 50 if scene.cloud_cover is None else math.floor(scene.cloud_cover + 0.5)
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+import tracemalloc
+import warnings
+import zlib
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +25,17 @@ from whole_run import (
     file_of,
     forget_headers,
     item_of,
+    of_tile,
     path_of,
     run,
 )
 
-from bestpixel_gpu import build_monthly_composites, explain
+from bestpixel_gpu import build_monthly_composites, explain, iter_composites
+from bestpixel_gpu.compositing import records
+from bestpixel_gpu.compositing import run as whole
 from bestpixel_gpu.errors import IncompleteError
+from bestpixel_gpu.plan.memory import Budget
+from bestpixel_gpu.transfer.disk_cache import DiskCache, _seal
 
 DAY = 86400.0
 FEW = {"fill": False, "top_k": 1}
@@ -167,15 +178,82 @@ def test_a_mask_that_was_replaced_is_counted_anew(server: Any, tmp_path: Path) -
         new.unlink()
 
 
-@pytest.mark.parametrize("body", [b"", b"\x00" * 100, b"bestpixel-gpu cache 2 00000000\n"])
-def test_damaged_records_are_counted_again(server: Any, tmp_path: Path, body: bytes) -> None:
+def sealed(body: bytes) -> bytes:
+    """A whole entry."""
+    return _seal(body) + b"\n" + body
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"",
+        b"\x00" * 100,
+        b"bestpixel-gpu cache 2 00000000\n",
+        sealed(b"no stream"),
+        sealed(zlib.compress(b"")),
+        sealed(zlib.compress(bytes(16))),
+        sealed(zlib.compress(bytes(100 << 20))),
+    ],
+    ids=lambda e: f"{len(e)} bytes",
+)
+def test_damaged_and_foreign_records_are_counted_again(server: Any, tmp_path: Path, entry: bytes) -> None:
     first = once(server, tmp_path, **FEW)
     for path in (tmp_path / "counts").iterdir():
-        path.write_bytes(body)
+        path.write_bytes(entry)
     again = once(server, tmp_path, **FEW)
     assert again.report.masks_spared == 0
     assert_same(again, first)
     assert run(server, disk_cache=tmp_path, **FEW).report.masks_spared > 0
+
+
+def test_a_record_takes_no_more_room_than_its_counts() -> None:
+    arrays = [(np.int64, (2, 3))] * 2
+    assert records._unpacked(zlib.compress(bytes(96)), arrays) is not None
+    bomb = zlib.compress(bytes(64 << 20))
+    tracemalloc.start()
+    assert records._unpacked(bomb, arrays) is None
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_masks_that_could_be_replaced_unseen_are_always_read(server: Any, tmp_path: Path) -> None:
+    """Local files have no tag: another one of the same size would go by the record of the first."""
+    items = [
+        item | {"assets": {k: {"href": str(file_of(server, item, k))} for k in ("SCL", "B04", "B11")}}
+        for item in of_tile(server.items("pc"), HOME)
+    ]
+    first = once(server, tmp_path, items=items, **FEW)
+    assert not (tmp_path / "counts").exists()
+    again = run(server, items=items, disk_cache=tmp_path, **FEW)
+    assert again.report.masks_spared == 0
+    assert_same(again, first)
+
+
+def test_what_is_read_later_finds_the_room_that_is_left(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the records are gone: unchosen masks that were read hold codes beside those of the chosen."""
+    options, names, held = FEW | {"top_k": 6}, {}, []
+    name_of, let_go, budget_of = records._name, whole.keep_chosen, Budget.of.__func__  # type: ignore[attr-defined]
+
+    def named(session: Any, mask: Any) -> str:
+        names[mask.scene.id] = name_of(session, mask)
+        return names[mask.scene.id]
+
+    async def look(session: Any, masks: Any, chosen: Any) -> None:
+        held.append(sum(m.kept_bytes(session) for m in masks if m.kept is not None))
+        await let_go(session, masks, chosen)
+
+    monkeypatch.setattr(records, "_name", named)
+    first = once(server, tmp_path, **options)
+    for ident in names.keys() - set(first.source_ids):
+        DiskCache(tmp_path)._path("counts", names[ident]).unlink()
+    room = 40_000
+    monkeypatch.setattr(whole, "keep_chosen", look)
+    monkeypatch.setattr(Budget, "of", classmethod(lambda c, *a: replace(budget_of(c, *a), codes=room)))
+    again = run(server, disk_cache=tmp_path, **options)
+    assert_same(again, first)
+    assert 0 < held[0] <= room
 
 
 def test_records_that_say_something_else_are_found_out_where_a_scene_is_chosen(
@@ -183,12 +261,10 @@ def test_records_that_say_something_else_are_found_out_where_a_scene_is_chosen(
 ) -> None:
     """What is chosen is counted again: a record can spare a mask, but not decide over one that is read."""
     first = once(server, tmp_path, **FEW)
-    from bestpixel_gpu.compositing import records
-
     records_of, worst = records._unpacked, []
 
-    def lying(body: bytes) -> Any:
-        found = records_of(body)
+    def lying(*given: Any) -> Any:
+        found = records_of(*given)
         worst.append(found)
         assert found is not None
         return tuple(np.zeros_like(a) + a.max() for a in found)
@@ -198,6 +274,27 @@ def test_records_that_say_something_else_are_found_out_where_a_scene_is_chosen(
         got = run(server, disk_cache=tmp_path, **FEW)
     assert worst
     assert first.source_ids[0] in got.source_ids
+
+
+def test_a_run_that_finds_everything_writes_nothing(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a full or read-only folder serves without a word, until something is missing."""
+    first = once(server, tmp_path, **FEW)
+
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", refuse)
+    for at_hand in (True, False):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error" if at_hand else "ignore")
+            again = run(server, disk_cache=tmp_path, **FEW)
+        assert_same(again, first)
+        assert bool(again.report.warnings) != at_hand
+        forget_headers()
+        for path in (tmp_path / "counts").iterdir():
+            path.unlink()
 
 
 def test_records_expire_with_the_headers(server: Any, tmp_path: Path) -> None:
@@ -231,3 +328,22 @@ def test_periods_go_by_records_too(server: Any, tmp_path: Path) -> None:
         assert_same(a, b)
     assert sum(c.report.masks_spared for c in first) == 0
     assert sum(c.report.masks_spared for c in again) > 0
+
+
+def test_periods_that_overlap_open_and_read_each_mask_once(server: Any, tmp_path: Path) -> None:
+    call = {
+        "bbox": server.bbox_of(HOME), "resolution": 20, "bands": ["red"], "stac_url": server.stac_url("pc"),
+        "datetime": ["2024-07-01/2024-07-31", "2024-07-05/2024-08-10"], "device": "cpu", **FEW,
+    }  # fmt: skip
+    want = [*iter_composites(**call)]
+    masks = {path_of(i, "SCL").lstrip("/") for i in server.items("pc")}
+    for spared in (False, True):
+        forget_headers()
+        with counted(server) as stats:
+            got = [*iter_composites(**call, disk_cache=tmp_path)]
+        for a, b in zip(got, want, strict=True):
+            assert_same(a, b)
+            assert (a.report.masks_spared > 0) == spared
+        asked = Counter((path, first) for path, first, _ in stats["log"] if path in masks)
+        assert set(asked.values()) == {1}
+        assert any(not first for _, first in asked) != spared
