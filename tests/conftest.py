@@ -49,5 +49,7 @@ def server(archive: Path) -> Iterator[LocalArchive]:
 @pytest.fixture(autouse=True)
 def _calm(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
+    if http := sys.modules.get("bestpixel_gpu.transfer.http"):
+        http._STOOD.clear()
     if "server" in request.fixturenames:
         request.getfixturevalue("server").reset()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -151,15 +152,15 @@ class Series:
         try:
             await self.open()
         except BaseException:
-            await self.close()
+            await self.close(*sys.exc_info())
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    async def __aexit__(self, *error: Any) -> None:
+        await self.close(*error)
 
-    async def close(self) -> None:
-        """Cancel what is under way and give everything back."""
+    async def close(self, *error: Any) -> None:
+        """Cancel what is under way and give everything back; at once where `error` ended it."""
         if self._pid != os.getpid():  # a forked child has neither its loop nor its threads
             return
         tasks, self._waiting = list(self._running), deque()
@@ -170,7 +171,7 @@ class Series:
         for shelf in (self._searches, self._masks):
             if shelf is not None:
                 await shelf.clear()
-        await self._stack.aclose()
+        await self._stack.__aexit__(*(error or (None, None, None)))
 
     async def next(self) -> Result | None:
         """The next period's composite, or why there is none; ``None`` after the last."""

@@ -64,8 +64,10 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
                 memory_limit=limit,
                 budget=budget_of(limit, grid, len(bands), threads, engine),
             )
-        finally:
+        except BaseException:
             await reader.close()
+            raise
+        await reader.close(keep=True)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
         engine.close()

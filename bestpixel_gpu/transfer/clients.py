@@ -8,6 +8,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bestpixel_gpu.transfer.loop import is_own
 from bestpixel_gpu.transfer.wire import Wire
 
 if TYPE_CHECKING:
@@ -36,11 +37,18 @@ class Clients:
             self._general = self._general or module.GeneralClient()
         return self._general
 
-    async def give_back(self) -> None:
-        """Be one user less; the last one closes every connection."""
+    async def give_back(self, *, keep: bool = False) -> None:
+        """Be one user less; the last one closes every connection.
+
+        With `keep`, on the process's own loop, they stand for a few seconds more: whoever makes one
+        composite after the other need not shake hands with every server again.
+        """
         self.users -= 1
-        if self.users == 0:
-            _by_loop.pop(asyncio.get_running_loop(), None)
+        if self.users:
+            return
+        loop = asyncio.get_running_loop()
+        if not (keep and is_own(loop)):
+            _by_loop.pop(loop, None)
             await self.close()
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ from bestpixel_gpu.errors import AuthError, InputError, MissingError, SourceErro
 from bestpixel_gpu.transfer.buffers import BUFFERS, Take
 from bestpixel_gpu.transfer.clients import Clients, clients
 from bestpixel_gpu.transfer.http1 import speaks
-from bestpixel_gpu.transfer.limits import CONCURRENCY, HostLimit
+from bestpixel_gpu.transfer.limits import CONCURRENCY, START, HostLimit
 from bestpixel_gpu.transfer.transport import Answer, BrokenOffError, Counters, RangeAnswer, Renew
 
 T = TypeVar("T")
@@ -31,6 +31,9 @@ _THROTTLED: Final = frozenset({429, 503})
 _REFUSED: Final = frozenset({401, 403, 409})
 """409 is Azure's answer to a request without a token."""
 _GONE: Final = frozenset({404, 410})
+
+_STOOD: Final[dict[tuple[str, str], int]] = {}
+"""Requests at once that a host stood lately, by scheme and address: where the next run begins."""
 
 _ALWAYS: Final = 1 << 30
 _TWICE: Final = 2
@@ -192,11 +195,12 @@ class HttpTransport:
         attempt = partial(self._attempt, dict(headers or {}), "json", use, 0, BUFFERS.take)
         return await self._insist(url, "document", attempt, None)
 
-    async def close(self) -> None:
-        """Give the connections back; the last to use them on this loop closes them."""
+    async def close(self, *, keep: bool = False) -> None:
+        """Give the connections back; the last to use them on this loop closes them, see `Clients`."""
+        _STOOD.update({key: host.limit.limit for key, host in self._hosts.items() if host.limit.tried})
         shared, self._clients = self._clients, None
         if shared is not None:
-            await shared.give_back()
+            await shared.give_back(keep=keep)
 
     async def _insist(
         self, url: str, part: str, attempt: Callable[[str, float], Awaitable[T]], renew: Renew | None
@@ -315,7 +319,8 @@ class HttpTransport:
             known = self._hosts.get(parts[:2])
             if known is None:
                 host, _ = parts.hostname or "", parts.port  # the port must be a number
-                known = _Host(HostLimit(self._concurrency), _proxy(parts.scheme, host))
+                limit = HostLimit(self._concurrency, _STOOD.get(parts[:2], START))
+                known = _Host(limit, _proxy(parts.scheme, host))
                 self._hosts[parts[:2]] = known
         except ValueError:
             raise InputError(f"{url.partition('?')[0].rpartition('@')[2]}: not a web address") from None

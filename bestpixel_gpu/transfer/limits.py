@@ -85,8 +85,8 @@ class BytesGate(_Gate):
 class HostLimit(_Gate):
     """Requests at once to one host, found by trial.
 
-    While requests wait for a place, the limit grows: by one with each success until the host
-    first refuses (so it doubles in a round trip), from then on by one with each `limit` successes.
+    Each request that had to wait for a place lets the limit grow by one: with a success until the
+    host first refuses (so it doubles in a round trip), from then on with each `limit` successes.
     A refusal (429, 503) halves it; ``Retry-After`` holds back everything to this host.
 
     Attributes
@@ -98,21 +98,35 @@ class HostLimit(_Gate):
     def __init__(self, cap: int = CONCURRENCY, start: int = START) -> None:
         super().__init__()
         self.cap = cap
-        self.limit = min(start, cap)
+        self.limit = self._start = min(start, cap)
+        self._held_back = 0
+        """Requests that had to wait, and for which the limit has not grown yet."""
         self._successes = 0
         self._halved_at: float | None = None
         self._pause: asyncio.TimerHandle | None = None
 
+    @property
+    def tried(self) -> bool:
+        """Answers or refusals have moved the limit."""
+        return self.limit != self._start or self._halved_at is not None
+
     def _admits(self, amount: int) -> bool:
         return self._pause is None and self.used + amount <= self.limit
 
+    async def acquire(self, amount: int = 1) -> None:
+        """Wait until `amount` is admitted."""
+        if self._waiting or (self._pause is None and not self._admits(amount)):
+            self._held_back += 1
+        await super().acquire(amount)
+
     def succeeded(self) -> None:
         """Take note of a good answer; to be called before its place is released."""
-        if not self._waiting:
+        if not self._held_back:
             return  # the limit holds nobody back, so this answer says nothing about it
         self._successes += 1
         if self._successes >= (1 if self._halved_at is None else self.limit):
             self.limit = min(self.limit + 1, self.cap)
+            self._held_back -= 1
             self._successes = 0
 
     def throttled(self, retry_after: float | None = None) -> None:
@@ -128,6 +142,7 @@ class HostLimit(_Gate):
         if self._halved_at is None or now - self._halved_at >= HALVE_EVERY_S:
             self.limit = max(1, self.limit // 2)
             self._successes = 0
+            self._held_back = len(self._waiting)
             self._halved_at = now
         if retry_after is not None and retry_after > 0:
             until = now + min(retry_after, LONGEST_PAUSE_S)

@@ -51,6 +51,11 @@ def _background_loop() -> asyncio.AbstractEventLoop:
         return _loops[0]
 
 
+def is_own(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a loop is this process's own, which outlives every call."""
+    return loop in _loops
+
+
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()

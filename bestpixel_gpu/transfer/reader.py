@@ -151,11 +151,14 @@ class Reader:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Give back sockets and threads; using the reader again opens new ones."""
+    async def close(self, *, keep: bool = False) -> None:
+        """Give back sockets and threads; using the reader again opens new ones.
+
+        With `keep`, sockets of the process's own loop stand for a few seconds more.
+        """
         lines, self._lines = self._lines, None
         if lines is not None and lines.pid == os.getpid():
-            await lines.http.close()
+            await lines.http.close(keep=keep)
             await lines.files.close()
         if self.disk is not None:
             await asyncio.to_thread(self.disk.trim)

@@ -13,10 +13,12 @@ import pytest
 from aiohttp import web
 
 from bestpixel_gpu.errors import AuthError, CatalogError, InputError, MissingError, SourceError, StalledError
+from bestpixel_gpu.transfer import clients, wire
 from bestpixel_gpu.transfer.buffers import Buffers
 from bestpixel_gpu.transfer.cache import HeaderCache
 from bestpixel_gpu.transfer.disk_cache import DiskCache
 from bestpixel_gpu.transfer.http import HttpTransport, Retry, Timeouts
+from bestpixel_gpu.transfer.loop import run_sync
 from bestpixel_gpu.transfer.reader import ChangedError, Reader
 
 DATA = bytes((i * 7 + i // 251) % 256 for i in range(300_000))
@@ -189,6 +191,7 @@ def client(request, monkeypatch):
     """Every fault meets both clients that carry ranges."""
     if request.param == "aiohttp":
         monkeypatch.setattr("bestpixel_gpu.transfer.http.speaks", lambda url: False)
+    return request.param
 
 
 @pytest.fixture
@@ -538,6 +541,77 @@ def test_readers_of_one_loop_share_connections(faulty):
 
     with_reader(use)
     assert len(faulty.connections) == 1
+
+
+async def one_run(faulty, *, keep):
+    reader = Reader(header_cache=HeaderCache())
+    try:
+        assert bytes(await reader.read(f"{faulty.url}/ok/0/x.tif", 0, 5)) == DATA[:5]
+    finally:
+        await reader.close(keep=keep)
+
+
+def standing():
+    """Connections of the own client to files that are open."""
+    return sum(len(shared.wire._standing) for shared in clients._by_loop.values())
+
+
+def test_runs_one_after_the_other_share_connections(faulty, client):
+    own = client == "wire"
+    for _ in range(3):
+        run_sync(one_run(faulty, keep=True))
+    assert (len(faulty.connections), standing()) == (1, own)
+    run_sync(one_run(faulty, keep=False))
+    assert (len(faulty.connections), standing()) == (1, 0)
+    run_sync(one_run(faulty, keep=True))
+    assert (len(faulty.connections), standing()) == (2, own)
+    run_sync(one_run(faulty, keep=False))
+    assert not clients._by_loop
+
+
+def test_kept_connections_end_in_time(faulty, client, monkeypatch):
+    if client == "aiohttp":
+        pytest.skip("aiohttp ends its own")
+    monkeypatch.setattr(wire, "KEEP_S", 0.2)
+    run_sync(one_run(faulty, keep=True))
+    assert standing() == 1
+    end = time.monotonic() + 5
+    while standing() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert standing() == 0
+    run_sync(one_run(faulty, keep=False))
+    assert len(faulty.connections) == 2
+
+
+def test_a_loop_of_the_caller_keeps_none(faulty):
+    """It may be closed before they are."""
+    for n in (1, 2):
+        asyncio.run(one_run(faulty, keep=True))
+        assert (len(faulty.connections), standing()) == (n, 0)
+
+
+def test_what_a_host_stood_is_where_the_next_run_begins(faulty):
+    async def run(count):
+        transport = HttpTransport()
+        url = f"{faulty.url}/ok/0/x.tif"
+        await asyncio.gather(*(transport.read_range(url, n, 10) for n in range(count)))
+        (host,) = transport._hosts.values()
+        await transport.close()
+        return host.limit.limit
+
+    assert [asyncio.run(run(n)) for n in (20, 48, 20, 60)] == [32, 48, 48, 60]
+
+
+def test_what_a_host_refused_is_remembered_too(faulty):
+    async def run(url):
+        transport = HttpTransport(retry=QUICK)
+        await asyncio.gather(*(transport.read_range(url, n, 10) for n in range(20)))
+        (host,) = transport._hosts.values()
+        await transport.close()
+        return host.limit.limit
+
+    assert asyncio.run(run(f"{faulty.url}/status-429/1/x.tif")) == 16
+    assert asyncio.run(run(f"{faulty.url}/ok/0/y.tif")) == 20  # from 16: four had to wait
 
 
 def test_a_reader_stays_with_its_loop(faulty):

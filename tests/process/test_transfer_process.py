@@ -155,6 +155,12 @@ def start(source, *args):
     )
 
 
+def complaints(err):
+    """What a process said, but for warnings about forks and, on a busy machine, of asyncio's debug mode."""
+    expected = "multi-threaded", "os.fork()", "Executing <"
+    return [line for line in err.splitlines() if not any(part in line for part in expected)]
+
+
 AIOHTTP = """
 import bestpixel_gpu.transfer.http
 bestpixel_gpu.transfer.http.speaks = lambda url: False
@@ -190,8 +196,7 @@ def test_a_reader_goes_on_in_forked_children_and_in_their_parent(url, client):
         CLIENTS[client] + FORKED, f"{url}/good"
     )  # leaves its reader open: nothing may complain at exit
     out, err = process.communicate(timeout=40)
-    lines = [x for x in err.splitlines() if "multi-threaded" not in x and "os.fork()" not in x]
-    assert (process.returncode, out.strip(), lines) == (0, "well", [])
+    assert (process.returncode, out.strip(), complaints(err)) == (0, "well", [])
 
 
 LEFT_OPEN = """
@@ -214,7 +219,7 @@ def test_a_reader_left_open_makes_no_noise_at_exit(url, system, client):
     source = LEFT_OPEN.replace("reader =", f"{CLIENTS[client]}reader =", 1)
     process = start(source, f"{url}/good", system, client)
     out, err = process.communicate(timeout=40)
-    assert (process.returncode, out.strip(), err) == (0, "4", "")
+    assert (process.returncode, out.strip(), complaints(err)) == (0, "4", [])
 
 
 FORKED_PLAINLY = """
@@ -242,8 +247,7 @@ print("well", reader.counters.retries)
 def test_a_forked_child_may_end_like_a_script_without_harm_to_its_parent(url, child, client):
     process = start(CLIENTS[client] + FORKED_PLAINLY, f"{url}/good", child)
     out, err = process.communicate(timeout=40)
-    lines = [x for x in err.splitlines() if "multi-threaded" not in x and "os.fork()" not in x]
-    assert (process.returncode, out.strip(), lines) == (0, "well 0", [])
+    assert (process.returncode, out.strip(), complaints(err)) == (0, "well 0", [])
 
 
 CACHES = """

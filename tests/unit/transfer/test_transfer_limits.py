@@ -121,6 +121,24 @@ def test_limit_grows_only_while_requests_wait():
     asyncio.run(run())
 
 
+def test_each_that_had_to_wait_lets_the_limit_grow_by_one():
+    """Not only while others wait: so the next ones of that number all find a place."""
+
+    async def run():
+        limit = HostLimit(start=32)
+        tasks = queue(limit, [1] * 48, [])
+        await settle()
+        for _ in range(48):
+            limit.succeeded()
+            limit.release()
+            await settle()
+        assert limit.limit == 48
+        assert limit.tried
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
 def test_after_a_refusal_the_limit_grows_by_one_with_each_window(monkeypatch):
     async def run():
         limit = HostLimit(cap=50, start=8)
