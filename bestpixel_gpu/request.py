@@ -209,7 +209,7 @@ def make_request(
         max_cloud_cover=number("max_cloud_cover", max_cloud_cover, 0, 1e9, " percent"),
         concurrency=whole("concurrency", concurrency, 1, 4096),
         endpoint=str(endpoint),
-        disk_cache=None if disk_cache is None else os.fspath(disk_cache),
+        disk_cache=_folder("disk_cache", disk_cache),
         bands=_bands(bands),
         output_crs="utm" if isinstance(crs, str) and crs.lower() == "utm" else str(output_crs),
         coverage_target=number("coverage_target", coverage_target, 0, 1),
@@ -225,11 +225,11 @@ def make_request(
         crs=grid_crs,
         resampling=choice("resampling", resampling, ("bilinear", "nearest")),
         mask_resampling=choice("mask_resampling", mask_resampling, ("worst", "nearest")),
-        band_quality=_flag("band_quality", band_quality),
+        band_quality=flag("band_quality", band_quality),
         cloud_buffer=number("cloud_buffer", cloud_buffer, 0, MAX_CLOUD_BUFFER, " metres"),
         rule=choice("rule", rule, RULES),
-        emit_uncertainty=_flag("emit_uncertainty", emit_uncertainty),
-        windowed_fetch=_flag("windowed_fetch", windowed_fetch),
+        emit_uncertainty=flag("emit_uncertainty", emit_uncertainty),
+        windowed_fetch=flag("windowed_fetch", windowed_fetch),
         fill=_fill(fill),
         order=_order_for(rule, order),
         offset=_offset(offset),
@@ -240,7 +240,17 @@ def make_request(
     )
 
 
-def _flag(name: str, value: Any) -> bool:
+def _folder(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        raise InputError(f"{name} must be the path of a folder, got {value!r}")
+    return path
+
+
+def flag(name: str, value: Any) -> bool:
+    """Check that a value is True or False."""
     if not isinstance(value, bool):
         raise InputError(f"{name} must be True or False, got {value!r}")
     return value

@@ -56,6 +56,8 @@ def summary(result: Composite, files: list[Path]) -> dict[str, Any]:
         "empty_pixels": report.empty_pixels,
         "bytes": report.bytes,
         "requests": report.requests,
+        "searches": report.searches,
+        "masks_spared": report.masks_spared,
         "source_ids": result.source_ids,
         "files": [str(path) for path in files],
     }

@@ -119,16 +119,24 @@ def read_table(path: Path | None) -> dict[str, float] | None:
         return None
     try:
         text = path.read_text(encoding="utf-8")
+        table = _aod_json(text) if text.lstrip().startswith("{") else _aod_csv(text)
+        if not table:
+            raise ValueError("no day in it")
     except OSError as exc:
         raise InputError(f"--aod-by-day: cannot read {path}: {exc.strerror}") from None
-    try:
-        if text.lstrip().startswith("{"):
-            return dict(json.loads(text))
-        rows = [line.split(",") for line in text.splitlines() if line.strip()]
-        if rows and not rows[0][0].strip()[:1].isdigit():
-            rows = rows[1:]
-        return {day.strip(): float(aod) if aod.strip() else float("nan") for day, aod in rows}
     except ValueError as exc:
         raise InputError(
             f"--aod-by-day: {path} is neither a JSON object nor CSV lines day,aod: {exc}"
         ) from None
+    return table
+
+
+def _aod_json(text: str) -> dict[str, float]:
+    return dict(json.loads(text))
+
+
+def _aod_csv(text: str) -> dict[str, float]:
+    rows = [line.split(",") for line in text.splitlines() if line.strip()]
+    if rows and not rows[0][0].strip()[:1].isdigit():
+        rows = rows[1:]
+    return {day.strip(): float(aod) if aod.strip() else float("nan") for day, aod in rows}

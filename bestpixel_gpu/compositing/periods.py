@@ -12,7 +12,7 @@ from bestpixel_gpu.catalog.durations import parse_duration
 from bestpixel_gpu.catalog.scene import Scene
 from bestpixel_gpu.catalog.search import parse_interval
 from bestpixel_gpu.errors import InputError
-from bestpixel_gpu.request import number, whole
+from bestpixel_gpu.request import flag, number, whole
 from bestpixel_gpu.result.period import Period
 
 MOST_PERIODS = 10_000
@@ -149,6 +149,7 @@ def day_gate(aod_by_day: Any, aod_max: Any, reject_unknown: Any) -> Gate | None:
     InputError
         If the table is none, or holds what is no day or no number.
     """
+    strict = flag("reject_unknown", reject_unknown)
     limit = None if aod_max is None else number("aod_max", aod_max, 0, 1e6)
     table = None if aod_by_day is None else _table(aod_by_day)
     if table is None or limit is None:
@@ -158,7 +159,7 @@ def day_gate(aod_by_day: Any, aod_max: Any, reject_unknown: Any) -> Gate | None:
         day = scene.when.date()
         aod = table.get(day)
         if aod is None:
-            return f"{UNKNOWN_AOD}: {day}" if reject_unknown else None
+            return f"{UNKNOWN_AOD}: {day}" if strict else None
         return f"{ABOVE_AOD}: {aod:g} on {day}" if aod > limit else None
 
     return gate

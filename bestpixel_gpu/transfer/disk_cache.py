@@ -31,6 +31,8 @@ CAP_BYTES: Final = 1 << 30
 _ABANDONED_S: Final = 3600.0
 """What a writer has not renamed for so long, it will not."""
 
+SEARCH_BYTES: Final = 256 << 20
+"""A longer answer is no search's."""
 COUNTS_LIFETIME_S: Final = HEADER_LIFETIME_S
 _KINDS: Final = ("header", "search", "counts")
 _NAME = re.compile(r"\.?[0-9a-f]{40}\.entry(\.\d+\.[0-9a-f]{32})?")
@@ -77,11 +79,10 @@ class DiskCache:
         if abs(age) > HEADER_LIFETIME_S:  # a time far in the future is no clock's
             return None
         line, _, data = body.partition(b"\n")
-        try:
-            total, version = json.loads(line)
-        except (ValueError, TypeError):
-            return None
-        return Header(data, total, version)
+        match _parsed(line):
+            case [int() | None as total, str(version)]:
+                return Header(data, total, version)
+        return None
 
     def put_header(self, key: str, header: Header) -> None:
         """Keep a header."""
@@ -109,9 +110,12 @@ class DiskCache:
         """
         body, age = self._load(self._path("search", key))
         try:
-            return json.loads(zlib.decompress(body)), abs(age)
-        except (zlib.error, ValueError):
+            items = _parsed(zlib.decompressobj().decompress(body, SEARCH_BYTES))
+        except zlib.error:
             return None
+        if not isinstance(items, list) or not all(isinstance(i, dict) for i in items):
+            return None
+        return items, abs(age)
 
     def put_search(self, key: str, items: list[Item]) -> None:
         """Keep what a search found, unless it found nothing or an address in it carries a token."""
@@ -212,6 +216,14 @@ class DiskCache:
 def _seal(body: bytes) -> bytes:
     """First line of an entry: no other version's, and no damaged body's."""
     return b"bestpixel-gpu cache %d %08x" % (SCHEMA, zlib.crc32(body))
+
+
+def _parsed(text: bytes) -> Any:
+    """What JSON says; ``None`` if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _stat(file: os.DirEntry[str]) -> os.stat_result | None:

@@ -185,10 +185,15 @@ def test_wrong_words_are_one_line(call: Callable[..., Call], args: list[str], me
     assert fake.arguments is None
 
 
-@pytest.mark.parametrize("text", ["{", "2024-06-01;0.2", "2024-06-01,thick", "[1]\n[2]"])
-def test_tables_that_are_none(call: Callable[..., Call], tmp_path: Path, text: str) -> None:
+TABLES = [
+    b"{", b"2024-06-01;0.2", b"2024-06-01,thick", b"[1]\n[2]", b"[1]", b"day,aod", b"{}", b"", b"day;aod\xff",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TABLES, ids=repr)
+def test_tables_that_are_none(call: Callable[..., Call], tmp_path: Path, text: bytes) -> None:
     call(result(6))
-    (tmp_path / "aod").write_text(text)
+    (tmp_path / "aod").write_bytes(text)
     done = run(*MONTHLY, "--no-write", "--aod-by-day", str(tmp_path / "aod"))
     assert done.exit_code == 2
     assert "is neither a JSON object nor CSV" in done.stderr

@@ -198,6 +198,11 @@ def test_tables_that_are_none(table: Any, limit: Any, message: str) -> None:
         day_gate(table, limit, False)
 
 
+def test_whether_unknown_days_go_is_yes_or_no() -> None:
+    with pytest.raises(InputError, match="reject_unknown must be True or False, got 'no'"):
+        day_gate({"2024-07-02": 0.1}, 0.3, "no")
+
+
 # ---- what stands for a failure ----
 
 

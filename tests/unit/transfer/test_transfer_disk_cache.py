@@ -100,6 +100,23 @@ DAMAGE = {
 }
 
 
+@pytest.mark.parametrize("body", [b"{", b'"abc"', b"[1, 2]", b'{"a": 1}', b"[" * 10**5, b'["x", 1]', b"\xff"])
+def test_whole_entries_that_hold_something_else_are_misses(tmp_path, body):
+    """Whoever can write into the folder can seal them, too."""
+    cache = DiskCache(tmp_path)
+    cache._store(cache._path("header", "k"), body + b"\ndata")
+    cache._store(cache._path("search", "k"), zlib.compress(body))
+    assert cache.get_header("k") is None
+    assert cache.get_search("k") is None
+
+
+def test_an_answer_longer_than_any_search_is_a_miss(tmp_path, monkeypatch):
+    cache = DiskCache(tmp_path)
+    cache.put_search("k", ITEMS)
+    monkeypatch.setattr(disk_cache, "SEARCH_BYTES", 20)
+    assert cache.get_search("k") is None
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_entries_and_those_of_other_versions_are_misses_and_overwritten(tmp_path, damage):
     cache = DiskCache(tmp_path)
