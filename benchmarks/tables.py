@@ -65,6 +65,12 @@ MONTHS_PAIRS = (
     ("pipelined", "ancestor's months"),
     ("one by one", "ancestor one by one"),
 )
+ON_A_GPU = """
+## On a GPU
+
+G1 to G4, as `python benchmarks/gpu_check.py` finds them (`benchmarks/results/gpu_*.json`).
+"""
+NO_GPU = "\nNo GPU has run it yet: there is no result, and none of these goals counts as met or missed above."
 LIMITS = """
 ## Where the time goes, and how far it is from its limit
 
@@ -86,6 +92,7 @@ def write_page() -> None:
     parts += [ALONE, *_alone({r: rows[r] for r in ("C7", "C8", "C9") if r in rows})]
     if (RESULTS / "months.json").exists():
         parts += _months(json.loads((RESULTS / "months.json").read_text()))
+    parts += [ON_A_GPU, *_on_a_gpu()]
     if (RESULTS / "limits.json").exists():
         parts += _limits(json.loads((RESULTS / "limits.json").read_text()))
     PAGE.write_text("\n".join(parts) + "\n")
@@ -189,6 +196,19 @@ def _months(result: dict[str, Any]) -> list[str]:
         "",
         *_table("case | way | CPU s | wall s | peak MiB | output MiB | requests | MB read", lines),
     ]
+
+
+def _on_a_gpu() -> list[str]:
+    """The verdict of each check that a GPU has run."""
+    out: list[str] = []
+    for path in sorted(RESULTS.glob("gpu_*.json")):
+        found = json.loads(path.read_text())
+        lines = [
+            f"| {r['row']} | {r['goal']} | {r['measured']} | {'-' if r['met'] is None else _word(r['met'])} |"
+            for r in found["verdict"]
+        ]
+        out += [f"`{path.name}`", *_table("row | goal | measured | met", lines)]
+    return out or [NO_GPU]
 
 
 def _limits(result: dict[str, Any]) -> list[str]:

@@ -132,7 +132,7 @@ def build_composite(
     order : str or callable
         Decides between observations that are equal by the rule: ``"clearest"`` (default),
         ``"cloud_cover"``, ``"newest"`` (default of ``rule="latest"``), ``"oldest"`` (of ``"first"``),
-        ``"nearest:<date>"``, ``"ancestor"``, or a key on :class:`Scene`.
+        ``"nearest:<date>"``, ``"ancestor"``, or a key on :class:`Scene`, whose own errors come through.
     offset : int, mapping id -> int, or callable(item), optional
         DN to subtract, instead of what the metadata say.
     max_failed : float
