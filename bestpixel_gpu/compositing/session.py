@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from bestpixel_gpu.catalog.providers import Endpoint
 from bestpixel_gpu.catalog.scene import Scene
 from bestpixel_gpu.compositing.shelf import Shelf
+from bestpixel_gpu.compositing.workers import Workers
 from bestpixel_gpu.engines.contract import Engine, Ticket
 from bestpixel_gpu.geo.grid import ChunkGrid, Grid
 from bestpixel_gpu.geo.pixel_map import AxisMap, Projector, identity_map
@@ -37,7 +37,7 @@ class Session:
     grid: Grid
     chunks: ChunkGrid
     engine: Engine
-    executor: Executor
+    workers: Workers
     threads: int
     reader: Reader
     counters: Counters
@@ -81,7 +81,7 @@ class Session:
 
     async def compute(self, work: Callable[..., T], *args: Any) -> T:
         """Run engine work on the compute threads."""
-        return await asyncio.get_running_loop().run_in_executor(self.executor, work, *args)
+        return await self.workers.run(work, *args)
 
     def keep_tile(self, key: tuple[str, int, int], stored: Any) -> None:
         """Keep a compressed tile for repair while there is room."""

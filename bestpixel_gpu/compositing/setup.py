@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +12,7 @@ from bestpixel_gpu.catalog.providers import Endpoint, resolve_endpoint
 from bestpixel_gpu.catalog.search import parse_interval
 from bestpixel_gpu.catalog.signing import SasSigner
 from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.compositing.workers import Workers
 from bestpixel_gpu.engines.contract import Engine
 from bestpixel_gpu.errors import InputError
 from bestpixel_gpu.geo.crs import crs_text
@@ -40,7 +40,7 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
     grid = output_grid(request, endpoint)
     threads = request.threads or usable_cpus()
     engine = engines.create(request.device, threads, request.inflate)
-    executor = ThreadPoolExecutor(engine.workers, thread_name_prefix="bestpixel-compute")
+    workers = Workers(engine.workers)
     try:
         limit = request.memory_limit or engine.budget()
         uncertain = len(bands) if request.emit_uncertainty else 0
@@ -56,7 +56,7 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
                 grid=grid,
                 chunks=chunk_grid(grid, request),
                 engine=engine,
-                executor=executor,
+                workers=workers,
                 threads=threads,
                 reader=reader,
                 counters=reader.counters,
@@ -69,7 +69,7 @@ async def open_session(request: Request) -> AsyncIterator[Session]:
             raise
         await reader.close(keep=True)
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        workers.close()
         engine.close()
 
 
