@@ -40,6 +40,9 @@ from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
 from bestpixel_gpu.transfer.reader import ChangedError
 
+SMALL_GRID = 1 << 18
+"""Pixels of a grid that is one block where memory allows: cutting so little costs more than it gains."""
+
 
 @dataclass(slots=True, eq=False)
 class Block:
@@ -110,19 +113,27 @@ async def plan_fitting(
 ) -> tuple[Round, list[PassPlan], MemoryPlan]:
     """A round over the whole grid, in blocks of at most `across` chunk columns, few enough for its memory.
 
+    A block is a row of chunks, or all of a small grid.
+
     Raises
     ------
     MemoryLimitError
         If blocks of single chunks take more than the limit.
     """
+    chunks, pixels = session.chunks, session.grid.width * session.grid.height
+    whole = pixels <= SMALL_GRID and across >= len(chunks.col_edges) - 1
     while True:
-        work = make(block_windows(session.chunks.row_edges, session.chunks.col_edges, across))
+        rows = chunks.row_edges[[0, -1]] if whole else chunks.row_edges
+        work = make(block_windows(rows, chunks.col_edges, across))
         plans = await plan_round(session, work)
         memory = memory_of(work, plans)
         if memory.peak <= memory.limit:
             return work, plans, memory
+        if whole:
+            whole = False
+            continue
         if across == 1:
-            pixels, what = session.grid.width * session.grid.height, "with masks and tiles"
+            what = "with masks and tiles"
             refuse(memory.peak, what, memory.limit, pixels, len(session.bands), session.grid.res_x)
         across = -(-across // 2)
 

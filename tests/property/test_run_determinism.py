@@ -77,6 +77,21 @@ def test_fix_15_blocks(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch, 
     assert seen == [across]
 
 
+def least_for_first_plan(server: Any, want: Any, tried: list[int], **options: Any) -> int:
+    """The least limit, within 4 KiB, at which nothing but the first plan is `tried`."""
+    low, high = want.report.memory["output"], want.report.memory["peak"]
+    while high - low > 4096:
+        limit = (low + high) // 2
+        tried.clear()
+        try:
+            explain(**arguments(server, **options, memory_limit=limit))
+        except MemoryLimitError:
+            low = limit
+        else:
+            low, high = (low, limit) if len(tried) == 1 else (limit, high)
+    return high
+
+
 def test_a_memory_limit_that_forces_column_strips(
     server: Any, want: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,29 +102,43 @@ def test_a_memory_limit_that_forces_column_strips(
         widths.append(across)
         return real(rows, cols, across)
 
-    def least_for_whole_rows() -> int:
-        low, high = want.report.memory["output"], want.report.memory["peak"]
-        while high - low > 4096:
-            limit = (low + high) // 2
-            widths.clear()
-            try:
-                explain(**arguments(server, **SEAM, memory_limit=limit))
-            except MemoryLimitError:
-                low = limit
-            else:
-                low, high = (low, limit) if len(widths) == 1 else (limit, high)
-        return high
-
     monkeypatch.setattr(painting, "block_windows", spy)
     allow(monkeypatch, **LEAST)
     monkeypatch.setattr(the_run, "ranking_bytes", lambda *_: 0)  # so that tiles decide what is needed
-    limit = least_for_whole_rows() - 8192
+    limit = least_for_first_plan(server, want, widths, **SEAM) - 8192
     widths.clear()
     got = run(server, **SEAM, memory_limit=limit)
     assert len(widths) > 1
     assert widths[-1] < widths[0]
     assert got.report.memory["peak"] <= limit
     assert_same(got, want)
+
+
+def test_a_small_grid_is_one_block_where_memory_allows(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[int] = []
+    real = painting.block_windows
+
+    def spy(rows: Any, cols: Any, across: int) -> Any:
+        made = real(rows, cols, across)
+        blocks.append(len(made))
+        return made
+
+    monkeypatch.setattr(painting, "block_windows", spy)
+    options = SEAM | {"resolution": 9}
+    whole = run(server, **options)
+    assert blocks == [1]
+    assert whole.grid.width * whole.grid.height <= painting.SMALL_GRID
+    monkeypatch.setattr(painting, "SMALL_GRID", 0)
+    assert_same(run(server, **options), whole)
+    assert blocks[1] > 1
+    monkeypatch.undo()
+    monkeypatch.setattr(painting, "block_windows", spy)
+    allow(monkeypatch, **LEAST)
+    monkeypatch.setattr(the_run, "ranking_bytes", lambda *_: 0)  # so that tiles decide what is needed
+    limit = least_for_first_plan(server, whole, blocks, **options) - 8192
+    blocks.clear()
+    assert_same(run(server, **options, memory_limit=limit), whole)
+    assert blocks[0] == 1 < blocks[1], "cut into rows of chunks where it does not fit"
 
 
 def test_a_memory_limit_that_cannot_be_kept_is_refused(server: Any, want: Any) -> None:
