@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from bestpixel_gpu.errors import CatalogError, InputError, without_query
 
@@ -99,11 +99,18 @@ def is_local(address: str) -> bool:
     parts = urlsplit(address)
     if "://" not in address or parts.scheme.lower() == "file":
         return True
-    return _is_local_host(unquote(parts.hostname or "").rstrip("."))
+    return _is_local_host(host_in(parts.netloc))
 
 
 @lru_cache(maxsize=256)
-def _is_local_host(host: str) -> bool:
+def host_in(netloc: str) -> str:
+    """Host's name, in lower case, in what stands between an address's scheme and its path; or empty."""
+    return SplitResult("", netloc, "", "", "").hostname or ""
+
+
+@lru_cache(maxsize=256)
+def _is_local_host(name: str) -> bool:
+    host = unquote(name).rstrip(".")
     if host in ("", "localhost") or host.endswith(".localhost"):
         return True
     try:
@@ -133,14 +140,15 @@ def check_readable(key: str, asset: Mapping[str, Any], href: str) -> None:
     kind = str(asset.get("type") or "").lower()
     if "jp2" in kind or "jpeg2000" in kind or parts.path.lower().endswith((".jp2", ".j2k")):
         raise SkipItem(f"asset {key} is JPEG 2000, not a TIFF")
-    match = _BUCKET_HOST.fullmatch(parts.hostname or "")
+    host = host_in(parts.netloc)
+    match = _BUCKET_HOST.fullmatch(host)
     bucket = parts.netloc if parts.scheme == "s3" else match["bucket"] if match else ""
     if bucket in _PAID_BUCKETS or asset.get("storage:requester_pays") is True:
         raise SkipItem(
             f"asset {key} lies in a bucket whose readers pay{_instead(_PAID_BUCKETS.get(bucket, ''))}"
         )
-    if parts.hostname in _LOGIN_HOSTS:
-        raise SkipItem(f"asset {key} needs a login{_instead(_LOGIN_HOSTS[parts.hostname])}")
+    if host in _LOGIN_HOSTS:
+        raise SkipItem(f"asset {key} needs a login{_instead(_LOGIN_HOSTS[host])}")
 
 
 def _instead(endpoint: str) -> str:

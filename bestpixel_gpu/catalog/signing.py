@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from bestpixel_gpu.catalog.hrefs import is_local
+from bestpixel_gpu.catalog.hrefs import host_in, is_local
 from bestpixel_gpu.errors import BestPixelError, CatalogError
 
 SAS_ROOT = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
@@ -61,9 +61,11 @@ def container_of(href: str) -> Container | None:
     account, nor where the address carries a token already.
     """
     parts = urlsplit(href)
-    host = (parts.hostname or "").lower()
-    if parts.scheme not in ("http", "https") or {"st", "se", "sp"} & parse_qs(parts.query).keys():
+    if parts.scheme not in ("http", "https"):
         return None
+    if parts.query and {"st", "se", "sp"} & parse_qs(parts.query).keys():
+        return None
+    host = host_in(parts.netloc)
     path = parts.path.split("/")
     if host.endswith(_BLOB_SUFFIX) and host != PUBLIC_HOST and len(path) > 2:
         return Container(host.removesuffix(_BLOB_SUFFIX), path[1])

@@ -107,6 +107,7 @@ def metres_per_unit(text: str) -> float:
     return float(crs.axis_info[0].unit_conversion_factor)
 
 
+@lru_cache(maxsize=256)
 def northing_shift(src: str, dst: str) -> float | None:
     """Metres between the northings of a UTM zone's two hemispheres; ``None`` for any other pair of CRSs.
 

@@ -295,13 +295,16 @@ class Reader:
 
     async def _range(self, place: Location, offset: int, length: int, signed: bool, kind: str) -> RangeAnswer:
         lines, take = self._open_lines(), BUFFERS.take if kind == "header" else self._take
-        async with lines.gate.hold(length):
-            transport: Transport = lines.files if place.local else lines.http
+        transport: Transport = lines.files if place.local else lines.http
+        await lines.gate.acquire(length)
+        try:
             if self.signer is None or not signed or place.local:
                 return await transport.read_range(place.target, offset, length, take, kind=kind)
             url = await _signed(self.signer.sign, place)
             renew = partial(_signed, self.signer.renew, place)
             return await transport.read_range(url, offset, length, take, kind=kind, renew=renew)
+        finally:
+            lines.gate.release(length)
 
     def _open_lines(self) -> _Lines:
         loop, pid, lines = asyncio.get_running_loop(), os.getpid(), self._lines

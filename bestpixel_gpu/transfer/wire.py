@@ -61,6 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._failure: Exception | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._asked = False
         self._paused = False
         self._most = 0
         self._take: Take = BUFFERS.take
@@ -111,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._end += nbytes
         self.answered = True
-        if self._timer is None:  # nobody asked for anything
+        if not self._asked:
             self.abort()
             return
         if self.head is None:
@@ -152,6 +153,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Hang up at once; nothing is written to anybody's buffer any more."""
+        self._asked = False
         self._stop_timer()
         self._into = None
         self._start = self._end = 0
@@ -164,14 +166,23 @@ class Connection(asyncio.BufferedProtocol):
         """
         self._most, self._take, self.head, self.body = most, take, None, None
         self.answered, self.heard = False, self._loop.time()
-        self._read, self._deadline = read, deadline
-        self._watch()
+        self._read, self._deadline, self._asked = read, deadline, True
+        if self._timer is None or self._timer.when() > self._due:
+            self._stop_timer()
+            self._timer = self._loop.call_at(self._due, self._watch)
         self._transport.write(request)
 
+    @property
+    def _due(self) -> float:
+        return min(self.heard + self._read, self._deadline)
+
     def _watch(self) -> None:
-        due = min(self.heard + self._read, self._deadline)
-        if self._loop.time() < due:
-            self._timer = self._loop.call_at(due, self._watch)
+        """Look whether bytes still come; the timer of an earlier request serves the next, too."""
+        self._timer = None
+        if not self._asked:
+            return
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._watch)
         else:
             self._fail(TimeoutError())
             self.abort()
@@ -193,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def rest(self) -> None:
         """End a request whose answer has been taken to its last byte."""
-        self._stop_timer()
+        self._asked = False
         self.body, self._take = None, BUFFERS.take  # or an idle connection keeps them, and all they belong to
         if self._paused:  # else the end of an idle connection would go unnoticed
             self._paused = False

@@ -321,6 +321,22 @@ def test_a_slow_answer_within_its_limits_is_waited_for():
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("first", "second"), [(5.0, 0.2), (0.2, 0.2)])
+def test_each_request_of_a_connection_has_its_own_limit(first, second):
+    async def run():
+        async with talking(lambda n: [0.9, plain()] if n == 3 else [plain()]) as (server, wire, url):
+            await fetch(wire, url, read=first)
+            await asyncio.sleep(0.3)
+            assert (await fetch(wire, url, read=first))[1] == BODY, "it is timed from its own beginning"
+            begin = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await fetch(wire, url, read=second)
+            assert 0.15 < time.monotonic() - begin < 0.7
+            assert server.connections == 1
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("where", ["head", "body"])
 def test_cancelling_hangs_up_and_leaves_the_buffer_alone(where):
     async def run():
