@@ -353,7 +353,7 @@ def test_fix_07_tokens_that_die_in_the_middle_are_renewed(server: Any) -> None:
     want = run(server, tile="all")
     forget_headers()
     signing._TOKENS.clear()
-    server.reset(require_sas=True, sas_ttl=1.0, latency_ms=250)
+    server.reset(require_sas=True, sas_ttl=1.0, latency_ms=350)  # lives for 2 s at most, is renewed at half
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         got = run(server, tile="all", concurrency=24)
