@@ -7,9 +7,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+LINGER_S: Final = 0.05
+"""How long a thread waits for more work before it gives itself back."""
 
 _Piece = tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
 _Outcome = tuple[asyncio.Future[Any], Any, BaseException | None]
@@ -19,8 +23,8 @@ class Workers:
     """Threads that work for one event loop, from which all calls must come.
 
     A composite is made of many small pieces of work, and for each of them asyncio's way through an
-    executor takes two futures, their locks and a write to the loop's pipe. Here a thread goes on to
-    the next piece by itself, and what ends while the loop is busy comes back in one callback.
+    executor takes two futures, their locks and a write to the loop's pipe. Here threads wait for pieces
+    themselves, and what ends while the loop is busy comes back in one callback.
 
     Parameters
     ----------
@@ -32,48 +36,45 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(n, thread_name_prefix="bestpixel-compute")
         self._n, self._at_work = n, 0
-        self._pieces: deque[_Piece] = deque()
+        self._pieces: SimpleQueue[_Piece | None] = SimpleQueue()
+        """Work, and at the end ``None`` for each thread."""
         self._outcomes: deque[_Outcome | None] = deque()
-        """Results and errors; ``None`` for a thread that found nothing more to do."""
+        """Results and errors; ``None`` for a thread that waited in vain."""
         self._told = False
         """The loop will look at the outcomes."""
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:
         """Return what `work` returns or raise what it raises; a piece not yet begun can be cancelled."""
         outcome: asyncio.Future[T] = self._loop.create_future()
-        self._pieces.append((outcome, work, args))
+        self._pieces.put((outcome, work, args))
         self._engage()
         return await outcome
 
     def close(self) -> None:
         """Wait for what has begun; the rest is cancelled."""
-        while self._pieces:
-            self._pieces.pop()[0].cancel()
+        with suppress(Empty):
+            while piece := self._pieces.get_nowait():
+                piece[0].cancel()
+        for _ in range(self._n):
+            self._pieces.put(None)
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _engage(self) -> None:
-        if self._pieces and self._at_work < self._n:
+        if self._at_work < self._n and not self._pieces.empty():
             self._at_work += 1
             self._threads.submit(self._labour)
 
     def _labour(self) -> None:
-        """On a thread: do pieces until there are none."""
-        piece = self._next()
-        while piece is not None:
-            future, work, args = piece
-            self._outcomes.append((future, *_outcome(work, args)))
-            piece = self._next()
-            if piece is not None:
-                self._tell()
+        """On a thread: do pieces as long as they come."""
+        with suppress(Empty):
+            while piece := self._pieces.get(timeout=LINGER_S):
+                future, work, args = piece
+                if not future.cancelled():
+                    self._outcomes.append((future, *_outcome(work, args)))
+                    self._tell()
+                del piece, future, work, args  # arrays among them must not live until the next piece comes
         self._outcomes.append(None)
         self._tell()
-
-    def _next(self) -> _Piece | None:
-        with suppress(IndexError):
-            while (piece := self._pieces.popleft())[0].cancelled():
-                pass
-            return piece
-        return None
 
     def _tell(self) -> None:
         if not self._told:  # else the loop has not yet begun to take outcomes, and will find this one

@@ -11,6 +11,7 @@ import weakref
 import numpy as np
 import pytest
 
+from bestpixel_gpu.compositing import workers as workers_module
 from bestpixel_gpu.compositing.workers import Workers
 
 
@@ -38,13 +39,16 @@ def test_an_error_is_raised_where_it_was_asked_for_and_nowhere_else() -> None:
     assert isinstance(error, ValueError)
 
 
-def test_a_thread_that_has_rested_works_again() -> None:
+def test_a_thread_that_gave_itself_back_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "LINGER_S", 0.001)
+
     async def run() -> None:
         workers = Workers(2)
-        for n in range(200):
+        for n in range(300):
             assert await asyncio.wait_for(workers.run(abs, -n), 5) == n
-            if n % 50 == 0:
-                await asyncio.sleep(0.01)
+            await asyncio.sleep(n % 10 / 3000)
+        await asyncio.sleep(0.05)
+        assert workers._at_work == 0
         workers.close()
 
     asyncio.run(run())
@@ -126,6 +130,17 @@ def test_closing_waits_for_what_has_begun_and_cancels_the_rest() -> None:
 
     asyncio.run(run())
     assert done == [0]
+
+
+def test_closing_does_not_wait_for_threads_without_work() -> None:
+    async def run() -> None:
+        workers = Workers(4)
+        await asyncio.gather(*(workers.run(int) for _ in range(4)))
+        begin = time.monotonic()
+        workers.close()
+        assert time.monotonic() - begin < workers_module.LINGER_S / 2
+
+    asyncio.run(run())
 
 
 def test_nothing_is_held_when_all_is_done() -> None:
