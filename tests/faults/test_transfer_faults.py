@@ -610,8 +610,8 @@ def test_what_a_host_refused_is_remembered_too(faulty):
         await transport.close()
         return host.limit.limit
 
-    assert asyncio.run(run(f"{faulty.url}/status-429/1/x.tif")) == 16
-    assert asyncio.run(run(f"{faulty.url}/ok/0/y.tif")) == 20  # from 16: four had to wait
+    assert 16 <= asyncio.run(run(f"{faulty.url}/status-429/1/x.tif")) < 20  # halved; perhaps risen by one
+    assert asyncio.run(run(f"{faulty.url}/ok/0/y.tif")) == 20  # as the last few had to wait
 
 
 def test_a_reader_stays_with_its_loop(faulty):
