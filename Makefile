@@ -17,7 +17,7 @@ demo: .venv/made  ## a cloud-free picture from the embedded archive: no account,
 	$(BIN)/bestpixel-gpu demo
 
 .venv/cuda: .venv/made
-	$(BIN)/pip install --quiet --group cuda
+	$(BIN)/pip install --quiet --group cuda || echo "without CUDA's wheels: the tests that need them skip"
 	@touch $@
 
 test: .venv/cuda  ## all tests

@@ -236,6 +236,9 @@ class EmulatedDevice:
             return DeviceArray(memory, used.view(dtype).reshape(shape))
 
     def upload(self, array: NDArray[Any], stream: Any = None) -> DeviceArray:
+        at = array.ctypes.data
+        if any(start <= at < start + block.size for start, block in list(self._pinned.items())):
+            raise ValueError("CuPy would read pinned memory after this returned: use copy_in")
         made = self.empty(array.shape, array.dtype, stream)
         self._copy(host(made), array.copy(), stream or self.main)
         return made

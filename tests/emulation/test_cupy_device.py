@@ -1,4 +1,7 @@
-"""What the device asks of CuPy: a stand-in for CuPy writes it down. No GPU has a part in this."""
+"""With which device and stream CuPy is asked: a stand-in for it writes that down, and fails as it is told to.
+
+That CuPy can be asked so is seen in `test_real_cupy.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bestpixel_gpu.engines.cuda import cupy_device
+from bestpixel_gpu.engines.cuda import cupy_device, environment
 from bestpixel_gpu.engines.cuda.cupy_device import CupyDevice, kernel_folder, source
 from bestpixel_gpu.errors import DeviceError, MemoryLimitError
 
@@ -305,6 +308,23 @@ def test_what_stands_against_the_device_is_said(cupy, monkeypatch):
     with pytest.raises(DeviceError, match="no CUDA device 3"):
         CupyDevice(3)
     assert not cupy.calls
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find CUDA headers"), SyntaxError("\ncuda_fp16.h: no such file\nmore")]
+)
+def test_what_keeps_kernels_from_being_made_is_said_at_the_start(cupy, error, monkeypatch):
+    monkeypatch.setattr(environment, "installed", lambda *_: ["cupy", "cupy-cuda12x"])
+    cupy.failing["fill"] = error
+    line = str(error).strip().split("\n")[0]
+    with pytest.raises(DeviceError) as told:
+        CupyDevice()
+    assert str(told.value) == (
+        f"cuda:0: CuPy cannot compile kernels ({line}): pip install -U 'cupy-cuda12x[ctk]'"
+    )
+    cupy.failing["fill"] = CudaError(700)
+    with pytest.raises(DeviceError, match="cannot be used"):
+        CupyDevice()
 
 
 def test_memory_and_description(cupy):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.cuda.device import Stream
-from bestpixel_gpu.engines.cuda.environment import problem, version_text
+from bestpixel_gpu.engines.cuda.environment import compiler_trouble, problem, version_text
 from bestpixel_gpu.errors import DeviceError, MemoryLimitError
 
 OPTIONS = ("--std=c++17", "--fmad=false")
@@ -107,6 +107,16 @@ class CupyDevice:
             self.driver = int(cupy.cuda.runtime.driverGetVersion())
         self._model, self._capability = found["name"].decode(), (found["major"], found["minor"])
         self.inflates_in_hardware = self._capability in _INFLATE_IN_HARDWARE
+        self._try_compiler()
+
+    def _try_compiler(self) -> None:
+        """Have a kernel made: only this shows whether CUDA's headers are there and the driver loads it."""
+        try:
+            self.fill(self.empty(1, np.uint8), 1)
+        except (DeviceError, MemoryLimitError):
+            raise
+        except Exception as error:  # CuPy's or NVRTC's
+            raise DeviceError(f"{self.name}: {compiler_trouble(error)}") from error
 
     @contextmanager
     def checked(self) -> Iterator[None]:
@@ -157,7 +167,7 @@ class CupyDevice:
             return self._cupy.empty(shape, dtype)
 
     def upload(self, host: NDArray[Any], stream: Any = None) -> Any:
-        """A copy of a host array, by way of page-locked memory."""
+        """A copy of a host array by way of page-locked memory; what lies there itself goes by `copy_in`."""
         if not host.size:
             return self.empty(host.shape, host.dtype, stream)
         with self.on(stream):
@@ -205,7 +215,7 @@ class CupyDevice:
     ) -> None:
         """Run a kernel; its file is compiled when one of its kernels is first asked for."""
         sizes = [(n,) if isinstance(n, int) else n for n in (grid, block)]
-        given = tuple(np.uint64(0) if a is None else a for a in args)  # CuPy has no null pointer
+        given = tuple(np.uint64(0) if a is None else a for a in args)  # None is garbage before CuPy 14
         with self.on(stream):
             self._kernel(kernel)(*sizes, given)
 
@@ -216,11 +226,12 @@ class CupyDevice:
             return self._kernels[kernel]
 
     def _compiled(self, file: str, name: str) -> Any:
+        cuda = self._cupy.cuda
         try:
             if file not in self._modules:
                 self._modules[file] = self._cupy.RawModule(code=source(file), options=OPTIONS)
             return self._modules[file].get_function(name)
-        except (self._cupy.cuda.runtime.CUDARuntimeError, MemoryError):
+        except (cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError, MemoryError):
             raise
         except Exception as error:  # CuPy's or NVRTC's
             line = (str(error).splitlines() or [repr(error)])[0]

@@ -72,7 +72,7 @@ class Device(Protocol):
         ...
 
     def upload(self, host: NDArray[Any], stream: Stream | None = None) -> Any:
-        """A copy of a host array; the caller may change `host` as soon as this returns."""
+        """A copy of a host array, not a pinned one; the caller may change `host` as soon as this returns."""
         ...
 
     def download(self, array: Any, stream: Stream | None = None) -> NDArray[Any]:

@@ -110,10 +110,18 @@ def _compiler_problem(nvrtc: Any) -> str | None:
     try:
         nvrtc.getVersion()
     except Exception:  # its class differs with how CuPy was built
-        wheels = [name for name in installed(*CUPY) if name != "cupy"]
-        advice = f"pip install -U '{wheels[0]}[ctk]'" if wheels else "install the CUDA toolkit"
-        return f"CuPy finds no NVRTC, the compiler of CUDA kernels: {advice}"
+        return f"CuPy finds no NVRTC, the compiler of CUDA kernels: {_toolkit()}"
     return None
+
+
+def compiler_trouble(error: Exception) -> str:
+    """Why a first kernel was not made, and what to do; CuPy's wheels do not hold CUDA's headers either."""
+    return f"CuPy cannot compile kernels ({_one_line(error)}): {_toolkit()}"
+
+
+def _toolkit() -> str:
+    wheels = [name for name in installed(*CUPY) if name != "cupy"]
+    return f"pip install -U '{wheels[0]}[ctk]'" if wheels else "install the CUDA toolkit"
 
 
 def _old_driver(driver: int, built_for: int) -> str:
