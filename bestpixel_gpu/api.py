@@ -98,7 +98,8 @@ def build_composite(
     errors : ``"repair"`` or ``"raise"``
         What a tile that cannot be read means: the next best observation, or an exception.
     progress : bool, callable or tqdm-like, optional
-        ``callable(stage, done, total)``; ``True`` shows tqdm bars.
+        ``callable(stage, done, total)``; ``True`` or ``tqdm`` itself shows a bar for each stage, a bar
+        made before one stage after the other.
     items : pystac items, dicts or ItemCollection, optional
         Candidates instead of a search; frozen, they replay a run.
     stac_url : str, optional

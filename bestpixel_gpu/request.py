@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib import import_module
 from numbers import Real
 from typing import Any, Literal
 
-from bestpixel_gpu.errors import InputError
+from bestpixel_gpu.errors import InputError, without_query
 
 BBox = tuple[float, float, float, float]
 Order = str | Callable[[Any], Any]
@@ -220,7 +220,7 @@ def make_request(
         errors=choice("errors", errors, ("repair", "raise")),
         progress=_progress(progress),
         items=items,
-        stac_url=stac_url or os.environ.get("BESTPIXEL_GPU_STAC_URL") or None,
+        stac_url=_catalogue(stac_url or os.environ.get("BESTPIXEL_GPU_STAC_URL")),
         geobox=box,
         crs=grid_crs,
         resampling=choice("resampling", resampling, ("bilinear", "nearest")),
@@ -249,6 +249,14 @@ def _folder(name: str, value: Any) -> str | None:
     return path
 
 
+def _catalogue(url: Any) -> str | None:
+    if not url:
+        return None
+    if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
+        raise InputError(f"stac_url must be the web address of a STAC API, got {without_query(str(url))!r}")
+    return url
+
+
 def flag(name: str, value: Any) -> bool:
     """Check that a value is True or False."""
     if not isinstance(value, bool):
@@ -267,6 +275,8 @@ def _resolution(resolution: Any, finest: float, crs: str | None) -> float | Lite
 def _bands(bands: Any) -> tuple[str, ...] | None:
     if bands is None:
         return None
+    if not isinstance(bands, Iterable):
+        raise InputError(f"bands must be a list of names, got {bands!r}")
     names = (bands,) if isinstance(bands, str) else tuple(bands)
     if not names:
         raise InputError("bands is empty: name at least one, or leave it out for all")
@@ -320,23 +330,49 @@ def _offset(offset: Any) -> Offset:
 
 
 def _progress(progress: Any) -> Progress | None:
-    if not progress:
+    if progress is None or progress is False:
         return None
-    if progress is not True and callable(progress) and not isinstance(progress, type):
-        return progress  # type: ignore[no-any-return]
-    return _bars(progress)
-
-
-def _bars(progress: Any) -> Progress:
-    """Progress as tqdm-like bars, one for each stage; ``True`` takes tqdm where it is installed."""
-    make = progress
     if progress is True:
-        try:
-            make = import_module("tqdm.auto").tqdm
-        except ImportError:
-            raise InputError(
-                "progress=True needs tqdm (pip install tqdm); or give a callable (stage, done, total)"
-            ) from None
+        return _bars(_tqdm())
+    makes_bars = isinstance(progress, type)
+    if callable(progress) and not makes_bars:
+        return progress  # type: ignore[no-any-return]
+    needed = ("update", "close") if makes_bars else ("update", "reset", "set_description")
+    if not all(hasattr(progress, name) for name in needed):
+        raise InputError(
+            "progress must be True or False, a callable (stage, done, total), "
+            f"or tqdm or one of its bars, got {progress!r}"
+        )
+    return _bars(progress) if makes_bars else _stages_of(progress)
+
+
+def _tqdm() -> Any:
+    try:
+        return import_module("tqdm.auto").tqdm
+    except ImportError:
+        raise InputError(
+            "progress=True needs tqdm (pip install tqdm); or give a callable (stage, done, total)"
+        ) from None
+
+
+def _stages_of(bar: Any) -> Progress:
+    """Progress on the caller's own bar, which shows one stage after the other and stays open."""
+    shown = ""
+
+    def show(stage: str, done: int, total: int) -> None:
+        nonlocal shown
+        if stage != shown:
+            shown = stage
+            bar.set_description(stage)
+            bar.reset(total)
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return show
+
+
+def _bars(make: Any) -> Progress:
+    """Progress as tqdm-like bars, one for each stage."""
     bars: dict[str, Any] = {}
 
     def show(stage: str, done: int, total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
@@ -180,7 +181,8 @@ def _iterated(asked: SeriesRequest) -> Iterator[Composite | FailedPeriod]:
             yield found
             del found  # the caller's now
     finally:
-        run_sync(series.close())
+        if not sys.is_finalizing():  # then the loop's thread is gone, and whoever waited for it would hang
+            run_sync(series.close())
 
 
 async def _iterated_async(asked: SeriesRequest) -> AsyncIterator[Composite | FailedPeriod]:

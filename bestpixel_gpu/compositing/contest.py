@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.compositing.sweeps import compete, own_keys
 from bestpixel_gpu.engines.contract import NO_KEY, NODATA, RankState, ValueState, Window
 from bestpixel_gpu.plan.memory import MIB
-from bestpixel_gpu.plan.tiles import PassPlan
+from bestpixel_gpu.plan.tiles import FetchGroup, PassPlan, TileKey
 from bestpixel_gpu.request import INDEX_BANDS
 
 AREA_PIXEL_BYTES = 18
@@ -125,16 +125,21 @@ class Contest:
         ranks = {r for _, _, won in done for r in np.flatnonzero(won[:-1]).tolist()}
         return [block for block, _, _ in done if block is not None], sorted(ranks)
 
-    async def plans(self, windows: Sequence[Window]) -> list[PassPlan]:
-        """What the first contest would read, if no observation turned out invalid."""
+    async def tiles(self, windows: Sequence[Window]) -> list[FetchGroup]:
+        """What the first contest would read, if no observation turned out invalid; each tile once."""
         session = self._session
         empty = ValueState(None, None, None)
-        found: list[PassPlan] = []
+        found: list[FetchGroup] = []
+        seen: set[TileKey] = set()
         for window in windows:  # one after the other: their keys need not exist together
             keys = await session.compute(self._class_keys, window, None)
             for rank in range(len(self._choice.masks)):
                 _, _, plans = await self._round(rank, [Area(window, keys, empty)])
-                found += plans
+                for group in (g for p in plans for g in p.groups):
+                    own = [TileKey(group.band, rank, i) for i in group.indices]
+                    new = tuple(k.index for k in own if k not in seen)
+                    seen.update(own)
+                    found += [replace(group, indices=new)] if new else []
         return found
 
     # ---- one contest

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bestpixel_gpu.compositing.run import decide
+from bestpixel_gpu.compositing.run import Decision, decide
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.plan.memory import mib
+from bestpixel_gpu.plan.tiles import FetchGroup, TileKey
 from bestpixel_gpu.result.report import SceneRecord
 from bestpixel_gpu.transfer.transport import Tally
 
@@ -73,17 +75,19 @@ async def explain(session: Session) -> Explanation:
     """Run through masks, winners and headers, and add up what painting would read."""
     decision = await decide(session)
     read = session.request.index_bands
-    groups = [g for p in decision.plans for g in p.groups if g.band not in read]
+    groups = []
     if decision.contest is not None:
-        windows = [b.window for b in decision.work.blocks]
-        groups += [g for p in await decision.contest.plans(windows) for g in p.groups]
+        groups += await decision.contest.tiles([b.window for b in decision.work.blocks])
+    groups += [g for p in decision.plans for g in p.groups if g.band not in read]
     groups += [g for p in decision.spread for g in p.groups]
     size = dict.fromkeys(session.read_bands, 0)
     tiles = dict.fromkeys(session.read_bands, 0)
-    for g in groups:
-        size[g.band] += g.stored_bytes
-        tiles[g.band] += len(g.indices)
     counters = session.counters
+    requests = counters.requests
+    for band, lengths in _read(session, decision, groups):
+        size[band] += sum(lengths)
+        tiles[band] += len(lengths)
+        requests += bool(lengths)
     return Explanation(
         scenes=session.report.scenes,
         grid=session.grid.as_dict(),
@@ -91,7 +95,29 @@ async def explain(session: Session) -> Explanation:
         mask_bytes=counters.by_kind.get("tile", Tally()).bytes,  # of masks: no other has been read
         bytes_by_band=size,
         tiles_by_band=tiles,
-        requests=counters.requests + len(groups),
+        requests=requests,
         memory=decision.memory.as_dict(),
         note=session.report.extra_reads,
     )
+
+
+def _read(
+    session: Session, decision: Decision, groups: Sequence[FetchGroup]
+) -> Iterator[tuple[str, list[int]]]:
+    """Band and lengths of the tiles that each request of a run brings: those at hand are not asked for."""
+    kept: set[TileKey] = set()
+    room = session.budget.kept
+    for group in groups:
+        scene = decision.choice.masks[group.rank].scene
+        file = decision.files.get(scene, group.band)
+        assert file is not None  # it was planned by its header
+        lengths = []
+        for key in (TileKey(group.band, group.rank, i) for i in group.indices):
+            span = file.level.span(key.index, file.plane)
+            if span is None or key in kept:
+                continue
+            lengths.append(span[1])
+            if not scene.profile.ignore_nodata_tag and span[1] <= room:  # as they are kept for repair
+                kept.add(key)
+                room -= span[1]
+        yield group.band, lengths

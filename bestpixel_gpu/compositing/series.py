@@ -178,7 +178,9 @@ class Series:
         if self._pid != os.getpid():
             raise RuntimeError("a series cannot be continued in a forked child: start another one there")
         while self._waiting and len(self._running) < self.at_once:
-            self._running.append(asyncio.create_task(self._made(*self._waiting.popleft())))
+            task = asyncio.create_task(self._made(*self._waiting.popleft()))
+            task.add_done_callback(_note)
+            self._running.append(task)
         if not self._running:
             return None
         return await self._running.popleft()
@@ -256,6 +258,12 @@ class Series:
         if progress is not None:
             n = len(self.asked.periods)
             progress("periods", n - len(self._unfinished), n)
+
+
+def _note(task: asyncio.Task[Result]) -> None:
+    """Take note of an error that nobody may come to ask for: the program ends with the series open."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _without_frames(error: BestPixelError) -> BestPixelError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -64,13 +65,23 @@ def utm_epsg(lon: float, lat: float) -> int:
 
 
 def transformer(src: str, dst: str) -> Transformer:
-    """Transformer between two CRS, x before y; one per thread, because PROJ's are not shared."""
+    """Transformer between two CRS, x before y; one per thread, because PROJ's are not shared.
+
+    Raises
+    ------
+    InputError
+        If PROJ knows no way from one to the other.
+    """
     from pyproj import Transformer
+    from pyproj.exceptions import ProjError
 
     cache: dict[tuple[str, str], Transformer] = _local.__dict__.setdefault("transformers", {})
     key = (src, dst)
     if key not in cache:
-        cache[key] = Transformer.from_crs(parse_crs(src), parse_crs(dst), always_xy=True)
+        try:
+            cache[key] = Transformer.from_crs(parse_crs(src), parse_crs(dst), always_xy=True)
+        except ProjError as exc:  # the CRS of a drawing, say
+            raise InputError(f"PROJ knows no way from {src[:80]!r} to {dst[:80]!r}") from exc
     return cache[key]
 
 
@@ -121,17 +132,30 @@ def _is_utm(text: str) -> bool:
     return text[:8] in ("EPSG:326", "EPSG:327") and len(text) == 10 and "01" <= text[8:] <= "60"
 
 
+@lru_cache(maxsize=256)
+def full_turn(text: str) -> float | None:
+    """What longitudes repeat after, in the units of a geographic CRS (360 degrees); ``None`` for others."""
+    crs = parse_crs(text)
+    return 2 * math.pi / float(crs.axis_info[0].unit_conversion_factor) if crs.is_geographic else None
+
+
+def unwrapped(lon: NDArray[np.float64], turn: float = 360.0) -> NDArray[np.float64]:
+    """Longitudes along a line, without its jumps by `turn`; equal ones stay equal to the bit."""
+    turns = np.cumsum(np.rint(np.diff(lon, prepend=lon[:1]) / turn))
+    return lon - turn * turns
+
+
 def box_outline(
     bounds: tuple[float, float, float, float],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """21 points along each side of a box, side by side."""
+    """21 points along each side of a box, anticlockwise from the upper left corner."""
     x0, y0, x1, y1 = bounds
     t = np.arange(EDGE_POINTS) / (EDGE_POINTS - 1)
     along_x, along_y = x0 + (x1 - x0) * t, y0 + (y1 - y0) * t
     full = np.ones(EDGE_POINTS)
     return (
-        np.concatenate([along_x, along_x, x0 * full, x1 * full]),
-        np.concatenate([y0 * full, y1 * full, along_y, along_y]),
+        np.concatenate([x0 * full, along_x, x1 * full, along_x[::-1]]),
+        np.concatenate([along_y[::-1], y0 * full, along_y, y1 * full]),
     )
 
 
@@ -141,26 +165,50 @@ def project_bounds(bbox: tuple[float, float, float, float], crs: str) -> tuple[f
     Raises
     ------
     InputError
-        If no point of the outline has a place in the CRS.
+        If `crs` is no map projection nor geographic, no point of the outline has a place in it, or the
+        box crosses 180 degrees where it is torn.
     """
+    plane = parse_crs(crs)
+    if not (plane.is_projected or plane.is_geographic):
+        raise InputError(f"{crs[:80]} has no plane for a grid: choose a projected or geographic CRS")
     west, south, east, north = bbox
     lon, lat = box_outline((west, south, east if east >= west else east + 360.0, north))
     x, y = transform("EPSG:4326", crs, lon, lat)
     ok = np.isfinite(x) & np.isfinite(y)
     if not ok.any():
         raise InputError(f"bbox {bbox} has no place in {crs}: choose another crs")
-    x, y = x[ok], y[ok]
+    x, y, turn = x[ok], y[ok], full_turn(crs)
+    if turn is not None:
+        x = unwrapped(x, turn)
+    elif west > east and len(x) > 1 and np.abs(np.diff(x)).max() > (x.max() - x.min()) / 2:
+        raise InputError(
+            f"bbox {bbox} crosses 180 degrees, where {crs[:80]} is torn: choose another crs, or leave it out"
+        )
     return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
 def lonlat_box(bounds: tuple[float, float, float, float], crs: str) -> tuple[float, float, float, float]:
-    """Box in degrees around the outline of `bounds`; west > east if it crosses 180 degrees."""
+    """Box in degrees, within -180..180, around `bounds`; west > east if it crosses 180 degrees.
+
+    Around a pole it holds all longitudes.
+    """
     lon, lat = transform(crs, "EPSG:4326", *box_outline(bounds))
     ok = np.isfinite(lon) & np.isfinite(lat)
     if not ok.any():
         raise InputError(f"the grid {bounds} in {crs} has no place on the globe")
-    lon, lat = lon[ok], lat[ok]
-    west, east = float(lon.min()), float(lon.max())
-    if east - west > 180.0:  # the outline jumps from +180 to -180
-        west, east = float(lon[lon > 0].min()), float(lon[lon <= 0].max())
-    return west, float(lat.min()), east, float(lat.max())
+    lon, lat = unwrapped(lon[ok]), lat[ok]
+    west, south, east, north = float(lon.min()), float(lat.min()), float(lon.max()), float(lat.max())
+    poles = [pole for pole in (-90.0, 90.0) if _holds_pole(bounds, crs, pole)]
+    if poles or east - west >= 360.0:
+        return -180.0, min([south, *poles]), 180.0, max([north, *poles])
+    return _wrapped(west), south, _wrapped(east), north
+
+
+def _holds_pole(bounds: tuple[float, float, float, float], crs: str, latitude: float) -> bool:
+    x0, y0, x1, y1 = bounds
+    (x,), (y,) = transform("EPSG:4326", crs, np.zeros(1), np.full(1, latitude))
+    return bool(x0 < x < x1 and y0 < y < y1)
+
+
+def _wrapped(lon: float) -> float:
+    return lon if -180.0 <= lon <= 180.0 else (lon + 180.0) % 360.0 - 180.0

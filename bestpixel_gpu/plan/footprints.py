@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.geo.crs import box_outline, same_crs, transform
+from bestpixel_gpu.geo.crs import box_outline, full_turn, same_crs, transform, unwrapped
 from bestpixel_gpu.geo.grid import ChunkGrid, Grid
 from bestpixel_gpu.geo.pixel_map import RasterFrame
 
@@ -21,23 +21,24 @@ def raster_ring(frame: RasterFrame, grid: Grid) -> Ring:
     x0, y0, x1, y1 = frame.bounds
     if same_crs(frame.crs, grid.crs):
         return np.array([(x0, y0), (x0, y1), (x1, y1), (x1, y0)])
-    x, y = box_outline(frame.bounds)
-    n = len(x) // 4  # bottom, top, left, right: put them in ring order
-    turn = np.r_[
-        np.arange(3 * n - 1, 2 * n - 1, -1),
-        np.arange(n),
-        np.arange(3 * n, 4 * n),
-        np.arange(2 * n - 1, n - 1, -1),
-    ]
-    ring = np.column_stack(transform(frame.crs, grid.crs, x[turn], y[turn]))
-    return ring[np.isfinite(ring).all(axis=1)]
+    return _beside(np.column_stack(transform(frame.crs, grid.crs, *box_outline(frame.bounds))), grid)
 
 
 def lonlat_ring(outline: Sequence[tuple[float, float]], grid: Grid) -> Ring:
     """An item's own footprint (degrees) in the grid's CRS, vertices only, as the ancestor does."""
     lon, lat = np.array(outline, float).T
-    ring = np.column_stack(transform("EPSG:4326", grid.crs, lon, lat))
-    return ring[np.isfinite(ring).all(axis=1)]
+    return _beside(np.column_stack(transform("EPSG:4326", grid.crs, lon, lat)), grid)
+
+
+def _beside(ring: Ring, grid: Grid) -> Ring:
+    """What is finite of a ring; in degrees whole, on the side of 180 on which the grid counts."""
+    ring = ring[np.isfinite(ring).all(axis=1)]
+    turn = full_turn(grid.crs)
+    if turn is not None and len(ring):
+        x = unwrapped(ring[:, 0], turn)
+        middle = grid.left + grid.width * grid.res_x / 2
+        ring[:, 0] = x + turn * np.rint((middle - (x.min() + x.max()) / 2) / turn)
+    return ring
 
 
 def required_tiles(
@@ -77,13 +78,20 @@ def _areas(
     x = grid.left + chunks.col_edges * grid.res_x
     y = grid.top - chunks.row_edges * grid.res_y
     boxes = shapely.box(x[None, :-1], y[1:, None], x[None, 1:], y[:-1, None])
-    shapes: list[Any] = [
-        shapely.union_all([shapely.make_valid(shapely.polygons(r)) for r in group if len(r) > 2])
-        for group in rings
-    ]
+    shapes: list[Any] = [shapely.union_all(_faces(group)) for group in rings]
     own = [shapely.intersection(boxes, s) for s in shapes]
     exclusive = [
         shapely.area(shapely.difference(mine, shapely.union_all([s for j, s in enumerate(shapes) if j != i])))
         for i, mine in enumerate(own)
     ]
     return np.array([shapely.area(o) for o in own]), np.array(exclusive)
+
+
+def _faces(rings: Sequence[Ring]) -> NDArray[Any]:
+    """Polygons of the rings; not the lines that mending leaves of spikes, whose differences GEOS refuses."""
+    import shapely
+
+    mended = [shapely.make_valid(shapely.polygons(r)) for r in rings if len(r) > 2]
+    parts: NDArray[Any] = shapely.get_parts(np.array(mended, object))
+    faces: NDArray[Any] = parts[shapely.get_dimensions(parts) == 2]
+    return faces

@@ -88,17 +88,40 @@ def check_output(pixels: int, n_bands: int, limit: int, resolution: float, n_unc
     """
     need = output_bytes(pixels, n_bands, n_uncertain=n_uncertain)
     if need > limit:
-        refuse(need, "for the result alone", limit, pixels, n_bands, resolution)
+        what = f"{pixels:,} pixels x {n_bands} bands need {mib(need)} for the result alone"
+        more = f"to at least {mib(need)} and what masks and tiles take"
+        raise _refusal(what, limit, more, 2 * need / limit, resolution)
 
 
 def refuse(need: int, what: str, limit: int, pixels: int, n_bands: int, resolution: float) -> NoReturn:
-    """Raise the error that names what would fit."""
-    coarser = resolution * math.sqrt(need / limit)
-    raise MemoryLimitError(
-        f"{pixels:,} pixels x {n_bands} bands need {mib(need)} {what} but memory_limit is {mib(limit)}: "
-        f"raise memory_limit to at least {mib(need)}, take resolution >= {coarser:.3g}, "
-        f"an area {need / limit:.2g} times smaller, or fewer bands"
+    """Raise the error that names what would fit.
+
+    What is missing counts twice: up to half of what the output leaves is shared out (:class:`Budget`), so
+    with more room more is taken.
+    """
+    output, missing = output_bytes(pixels, n_bands), need - limit
+    room = output - 2 * missing
+    what = f"{pixels:,} pixels x {n_bands} bands need {mib(need)} {what}"
+    more = f"to at least {mib(limit + 2 * missing)}"
+    raise _refusal(what, limit, more, output / room if room > 0 else math.inf, resolution)
+
+
+def _refusal(what: str, limit: int, more: str, too_large: float, resolution: float) -> MemoryLimitError:
+    """The error; no coarseness is named where none would do."""
+    smaller = ""
+    if math.isfinite(too_large):
+        coarser = _up(resolution * math.sqrt(too_large))
+        smaller = f"take resolution >= {coarser}, an area {_up(too_large)} times smaller, or "
+    less = smaller or "or take "
+    return MemoryLimitError(
+        f"{what} but memory_limit is {mib(limit)}: raise memory_limit {more}, {less}fewer bands"
     )
+
+
+def _up(number: float) -> str:
+    """Three digits, rounded up."""
+    step = 10.0 ** (math.floor(math.log10(number)) - 2)
+    return f"{math.ceil(number / step) * step:g}"
 
 
 def mib(n: int) -> str:

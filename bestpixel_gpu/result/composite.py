@@ -196,7 +196,7 @@ class Composite(Mapping[str, Any]):
         Parameters
         ----------
         path : path
-            Ending in ``.tif``: one file with all bands. Else a folder for ``<band>.tif``,
+            Ending in ``.tif`` or ``.tiff``: one file with all bands. Else a folder for ``<band>.tif``,
             ``quality.tif``, ``observation_count.tif``, ``selected_observation.tif``, ``date.tif``,
             ``report.json``, ``stac-item.json`` and ``scenes.json`` (:attr:`scene_items`).
         level : int
@@ -209,11 +209,13 @@ class Composite(Mapping[str, Any]):
         """
         from bestpixel_gpu.result.files import write_cog, write_folder
 
-        return write_cog(self, path, level) if str(path).endswith(".tif") else write_folder(self, path, level)
+        one = str(path).lower().endswith((".tif", ".tiff"))
+        return write_cog(self, path, level) if one else write_folder(self, path, level)
 
     def to_zarr(self, path: str | os.PathLike[str]) -> Path:
         """Folder of the Zarr store written; it must not exist yet.
 
+        ``xarray.open_zarr(path, decode_coords="all")`` reads it so that ``.rio`` finds the CRS.
         For another kind of store: ``to_xarray().to_zarr(store)``.
         """
         from bestpixel_gpu.result.files import write_zarr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.errors import InputError
+from bestpixel_gpu.request import whole
 from bestpixel_gpu.result.composite import NODATA, REFLECTANCE, Composite, Stretch, to_host
 from bestpixel_gpu.result.files import staged
 
@@ -60,8 +61,7 @@ def quicklook(
     from PIL import Image
 
     names = _chosen(composite, bands)
-    if size < 1:
-        raise InputError(f"size must be at least 1 pixel, got {size!r}")
+    size = whole("size", size, 1)
     factor = -(-max(composite.grid.shape) // size)
     seen = np.stack([shrink(composite.bands[name], factor) for name in names], axis=-1)
     valid: NDArray[np.bool_] = np.asarray(np.isfinite(seen).all(axis=-1))
@@ -124,7 +124,7 @@ def _chosen(composite: Composite, bands: Sequence[str] | None) -> list[str]:
     if bands is None:
         rgb = ["red", "green", "blue"]
         return rgb if set(rgb) <= set(there) else there[:1]
-    names = [bands] if isinstance(bands, str) else list(bands)
+    names = [bands] if isinstance(bands, str) else [*bands] if isinstance(bands, Iterable) else []
     if len(names) not in (1, 3) or not set(names) <= set(there):
         raise InputError(f"bands must be one or three of {', '.join(there)}, got {bands!r}")
     return names

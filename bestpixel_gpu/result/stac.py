@@ -94,6 +94,8 @@ def footprint(grid: Grid) -> dict[str, Any]:
     if west > east:
         halves = ((west, 180.0), (-180.0, east))
         return {"type": "MultiPolygon", "coordinates": [[_ring(a, south, b, north)] for a, b in halves]}
+    if (west, east) == (-180.0, 180.0):
+        return {"type": "Polygon", "coordinates": [_ring(west, south, east, north)]}
     left, bottom, right, top = grid.bounds
     t = np.arange(EDGE_POINTS - 1) / (EDGE_POINTS - 1)
     x, y = left + (right - left) * t, bottom + (top - bottom) * t
@@ -101,6 +103,7 @@ def footprint(grid: Grid) -> dict[str, Any]:
     xs = np.concatenate([x, right * full, left + right - x, left * full])
     ys = np.concatenate([bottom * full, y, top * full, bottom + top - y])
     lon, lat = transform(grid.crs, "EPSG:4326", xs, ys)
+    lon = np.where(np.abs(lon) > 180.0, (lon + 180.0) % 360.0 - 180.0, lon)
     ring = [[round(a, 7), round(b, 7)] for a, b in zip(lon.tolist(), lat.tolist(), strict=True)]
     return {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
 

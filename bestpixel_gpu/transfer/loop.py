@@ -46,9 +46,20 @@ def _background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if not _loops:
             loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="bestpixel-io", daemon=True).start()
+            threading.Thread(target=_run, args=(loop,), name="bestpixel-io", daemon=True).start()
             _loops.append(loop)
         return _loops[0]
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run `loop` until it is stopped."""
+    while True:
+        try:
+            return loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            # A caller's callable wants to end the program: its call raises that as well, and asyncio
+            # leaves the loop as it is. Without it every later call would wait for ever.
+            continue
 
 
 def is_own(loop: asyncio.AbstractEventLoop) -> bool:

@@ -90,6 +90,12 @@ def test_overviews_are_means_of_bands_and_samples_of_classes(folder, big):
     assert (half[:, None, :, None] == sources).any(axis=(1, 3)).all()
 
 
+@pytest.mark.parametrize("name", ["one.TIF", "one.tiff"])
+def test_every_spelling_of_a_tiff_is_one_file(tmp_path, name):
+    assert make_composite().to_cog(str(tmp_path / name)) == [tmp_path / name]
+    assert (tmp_path / name).is_file()
+
+
 def test_one_file_with_all_bands(tmp_path):
     composite = make_composite(make_grid(600, 700))
     assert composite.to_cog(tmp_path / "all.tif") == [tmp_path / "all.tif"]
@@ -168,6 +174,18 @@ def test_an_outline_across_180_degrees_is_two_boxes(tmp_path):
     assert min(x for x, _ in east) == -180.0
     assert min(x for x, _ in west) > 179.0
     assert max(x for x, _ in east) < -179.0
+
+
+def test_an_outline_beyond_180_or_around_a_pole_is_where_maps_count_it():
+    from bestpixel_gpu.geo.grid import Grid
+    from bestpixel_gpu.result.stac import footprint
+
+    def longitudes(*grid):
+        (ring,) = footprint(Grid(*grid))["coordinates"]
+        return min(x for x, _ in ring), max(x for x, _ in ring)
+
+    assert longitudes("EPSG:4326", 200, 5, 0, 0, 0.1, 0.1, 200, 100) == (-160.0, -140.0)
+    assert longitudes("EPSG:3031", -1e6, 1e6, 0, 0, 1000, 1000, 2000, 2000) == (-180.0, 180.0)
 
 
 def test_writing_again_replaces_and_keeps_strangers(tmp_path):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from oracle_reference import NOWHERE, ONE, RefGrid, Source, near_edge, positions, step
+from oracle_scenes import YEAR, Place, clear_scl, make_scene
 from pyproj import CRS, Transformer
 
+from bestpixel_gpu import build_composite
 from bestpixel_gpu.geo.grid import Grid, chunk_edges, grid_of_geobox, native_grid, outline_lonlat
 from bestpixel_gpu.geo.pixel_map import OUTSIDE, AxisMap, Projector, RasterFrame
 
@@ -221,3 +224,25 @@ def test_step_is_measured_at_the_middle_of_the_source() -> None:
     grid = native_grid((5.9, 50.0, 6.1, 50.1), 60)
     frame = RasterFrame("EPSG:32632", 280000.0, 5560000.0, 10.0, 10.0, 1000, 1000)
     assert pixel_step(grid, frame) == pytest.approx(step(as_reference(grid), as_source(frame)), rel=1e-9)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", None])
+def test_scenes_on_both_sides_of_180_degrees(tmp_path: Path, crs: str | None) -> None:
+    """Each side's tile is asked for by the chunks it covers, in degrees (beyond 180) as in metres."""
+    items = []
+    for zone, tile, lon in ((32760, "60KYF", 179.94), (32701, "01KAB", -180.01)):
+        x, y = Transformer.from_crs(4326, zone, always_xy=True).transform(lon, -16.9)
+        place = Place(f"EPSG:{zone}", round(x, -2), round(y, -2))
+        band = {"red": np.full((200, 200), zone - 32000, np.uint16)}
+        made = make_scene(
+            tmp_path, tile, "2024-07-01T00:00:00+00:00", band, clear_scl(200, 200), place, res=40, scl_res=40
+        )
+        made.item["properties"]["s2:mgrs_tile"] = tile
+        items.append(made.item)
+    got = build_composite(
+        (179.96, -16.96, -179.97, -16.92), YEAR, 0.0004 if crs else 40, top_k=1, fill=False, crs=crs,
+        items=items, endpoint="pc", bands=["red"], resampling="nearest", device="cpu",
+    )  # fmt: skip
+    assert got.report.empty_pixels == 0
+    assert set(np.unique(got.bands["red"]).tolist()) == {701, 760}
+    assert all(scene.selected for scene in got.report.scenes)

@@ -231,3 +231,38 @@ def test_no_thread_of_a_run_outlives_it(server: Any) -> None:
     run(server, tile=SOUTH)
     left = {t.name for t in set(threading.enumerate()) - before if t.name.startswith("bestpixel-")}
     assert left <= {"bestpixel-io"}
+
+
+LEFT_OPEN = """
+import json, sys
+from bestpixel_gpu import iter_composites
+months = iter_composites(**json.loads(sys.argv[1]), period="P5D")
+print(next(months).period)
+"""
+
+
+def test_a_script_may_end_in_the_middle_of_a_series(server: Any) -> None:
+    """The iterator is let go when no thread but the main one runs any more."""
+    server.reset(latency_ms=20)
+    process = start(LEFT_OPEN, json.dumps(arguments(server, tile=SOUTH)))
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out.strip(), err) == (0, "2024-07-01_2024-07-05", "")
+
+
+EXITS = """
+import json, sys
+from bestpixel_gpu import build_composite
+call = json.loads(sys.argv[1])
+def enough(*step):
+    sys.exit(3)
+try:
+    build_composite(**call, progress=enough)
+except SystemExit as end:
+    print(end.code, build_composite(**call).report.empty_pixels)
+"""
+
+
+def test_a_callable_that_ends_the_program_does_not_end_the_loop(server: Any) -> None:
+    process = start(EXITS, json.dumps(arguments(server, tile=SOUTH)))
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out.strip(), err) == (0, "3 0", "")

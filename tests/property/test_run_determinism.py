@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -147,8 +148,11 @@ def test_a_memory_limit_that_cannot_be_kept_is_refused(server: Any, want: Any) -
     said = (
         r"need [\d.]+ MiB with masks and tiles but memory_limit is [\d.]+ MiB: raise memory_limit to at least"
     )
-    with pytest.raises(MemoryLimitError, match=said):
-        run(server, **SEAM, memory_limit=output + 1)
+    for more in (1, 1 << 20, 3 << 20):
+        with pytest.raises(MemoryLimitError, match=said) as refused:
+            run(server, **SEAM, memory_limit=output + more)
+        enough = float(re.findall(r"at least ([\d.]+) MiB", str(refused.value))[0])
+        assert_same(run(server, **SEAM, memory_limit=int(enough * 2**20)), want)
     server.reset()
     with pytest.raises(
         MemoryLimitError, match=r"need [\d.]+ MiB for the result alone but .* resolution >= \d"

@@ -53,6 +53,11 @@ def test_crossing_of_180_degrees_is_legal() -> None:
     [
         ({"bands": ["red", "rouge"]}, "'rouge'.*choose from.*red"),
         ({"bands": []}, "bands is empty"),
+        ({"bands": 5}, "bands must be a list of names, got 5"),
+        ({"stac_url": 5}, "stac_url must be the web address"),
+        ({"stac_url": "earth-search.example/v1?token=secret"}, r"stac_url .*, got 'earth-search.example/v1'"),
+        ({"progress": "yes"}, "progress must be True or False, a callable"),
+        ({"progress": int}, "progress must be True or False, a callable"),
         ({"endpoint": "moon"}, "earth-search"),
         ({"endpoint": "hls3"}, "not known.*'hls'"),
         ({"endpoint": "mcd43a4", "bands": ["rededge1"]}, "'rededge1' for mcd43a4"),

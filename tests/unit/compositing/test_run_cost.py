@@ -65,6 +65,25 @@ def test_explain_tells_what_the_run_then_reads(server: Any, endpoint: str, optio
 
 
 @pytest.mark.parametrize("endpoint", ["pc", "earth-search"])
+@pytest.mark.parametrize(
+    "options", [{"rule": "ndvi"}, {"emit_uncertainty": True}, {"rule": "ndvi", "emit_uncertainty": True}]
+)
+def test_explain_counts_tiles_once_though_several_blocks_or_rounds_want_them(
+    server: Any, endpoint: str, options: dict[str, Any]
+) -> None:
+    call = {"tile": "all", "bands": ["red", "nir"], **options}
+    forget_headers()
+    told = explain(**arguments(server, endpoint, **call))
+    forget_headers()
+    got = run(server, endpoint, **call)
+    assert got.report.repair_rounds == 0
+    assert told.total_bytes == pytest.approx(got.report.bytes, rel=0.05)
+    assert sum(told.bytes_by_band.values()) == pytest.approx(
+        got.report.bytes - told.header_bytes - told.mask_bytes, rel=0.05
+    )
+
+
+@pytest.mark.parametrize("endpoint", ["pc", "earth-search"])
 def test_explain_touches_no_band_tile(server: Any, endpoint: str) -> None:
     """One request for each band file that owns a pixel: its header."""
     forget_headers()

@@ -326,6 +326,30 @@ def test_tqdm_bars(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
         assert stage in shown
 
 
+def test_tqdm_itself_and_a_bar_of_the_callers(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    tqdm = pytest.importorskip("tqdm").tqdm
+    run(server, tile=SOUTH, progress=tqdm)
+    assert "tiles: 100%" in capsys.readouterr().err
+    bar = tqdm(mininterval=0)
+    got = run(server, tile=SOUTH, progress=bar)
+    assert (bar.n, bar.total) == (got.report.wanted_tiles, got.report.wanted_tiles)
+    assert not bar.disable, "it is the caller's to close"
+    shown = capsys.readouterr().err
+    for stage in ("masks", "tiles"):
+        assert stage in shown
+    bar.close()
+
+
+def test_a_callable_that_looks_empty_is_told_all_the_same(server: Any) -> None:
+    class Steps(list[Any]):
+        def __call__(self, *step: Any) -> None:
+            self.append(step)
+
+    steps = Steps()
+    run(server, tile=SOUTH, progress=steps)
+    assert steps
+
+
 def test_awaited_on_the_callers_loop(server: Any, want: Any) -> None:
     async def main() -> tuple[Any, Any, Any]:
         call = arguments(server, tile=SOUTH)

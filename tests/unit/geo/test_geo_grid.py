@@ -9,6 +9,7 @@ from bestpixel_gpu.errors import InputError
 from bestpixel_gpu.geo.crs import SINUSOIDAL
 from bestpixel_gpu.geo.grid import (
     MODIS_PIXEL,
+    Grid,
     chunk_edges,
     grid_in,
     grid_of_geobox,
@@ -82,3 +83,40 @@ def test_other_crs() -> None:
     assert grid.left % 20 == grid.top % 20 == 0
     with pytest.raises(InputError, match="unknown CRS"):
         grid_in((0, 0, 1, 1), 10.0, "EPSG:123456789")
+
+
+def search_box(crs: str, left: float, top: float, pixel: float, width: int, height: int) -> list[float]:
+    return [round(v, 6) for v in outline_lonlat(Grid(crs, left, top, 0, 0, pixel, pixel, width, height))]
+
+
+def test_degrees_beyond_180_are_searched_where_catalogues_count_them() -> None:
+    """Datasets from 0 to 360 degrees, boxes across 180, half the globe and all of it."""
+    assert search_box("EPSG:4326", 200, 5, 0.1, 200, 100) == [-160, -5, -140, 5]
+    assert search_box("EPSG:4326", -185, 5, 0.1, 100, 100) == [175, -5, -175, 5]
+    assert search_box("EPSG:4326", -100, 5, 0.1, 2000, 100) == [-100, -5, 100, 5]
+    assert search_box("EPSG:4326", -180, 85, 0.1, 3600, 1700) == [-180, -85, 180, 85]
+    across = grid_in((179.9, -17.0, -179.9, -16.9), 0.001, "EPSG:4326")
+    assert (across.width, [round(v, 6) for v in outline_lonlat(across)]) == (200, [179.9, -17, -179.9, -16.9])
+
+
+def test_around_a_pole_all_longitudes_are_searched() -> None:
+    west, south, east, north = search_box("EPSG:3031", -1.5e6, 1.5e6, 10000, 300, 300)
+    assert (west, south, east) == (-180, -90, 180)
+    assert north == pytest.approx(-70.65, abs=0.01)
+    assert search_box("EPSG:3413", -1e5, 1e5, 1000, 200, 200)[3] == 90
+    beside = search_box("EPSG:3031", 1e6, 1e6, 1000, 300, 300)
+    assert beside == pytest.approx([45, -78.8, 61.7, -74.99], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("crs", "says"),
+    [
+        ("EPSG:3857", "crosses 180 degrees, where EPSG:3857 is torn"),
+        ("EPSG:5773", "no plane"),
+        ("EPSG:4978", "no plane"),
+        ('LOCAL_CS["drawing",UNIT["metre",1]]', "no plane"),
+    ],
+)
+def test_crs_that_cannot_hold_a_grid(crs: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        grid_in((179.9, -17.0, -179.9, -16.9), 10.0, crs)

@@ -98,6 +98,12 @@ def test_wrong_stretch_is_named(stretch):
         quicklook(make_composite(), stretch=stretch)
 
 
+@pytest.mark.parametrize("wrong", [{"bands": 5}, {"size": "big"}, {"size": 0}, {"size": 10.5}])
+def test_what_is_no_list_and_no_size_is_refused(wrong):
+    with pytest.raises(InputError, match=f"^{next(iter(wrong))} must be"):
+        quicklook(make_composite(), **wrong)
+
+
 def test_without_pillow_the_error_says_what_to_install_and_html_has_no_picture(monkeypatch):
     monkeypatch.setattr(picture, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'bestpixel-gpu\[plot\]'"):
