@@ -193,8 +193,14 @@ async def paint(session: Session, decision: Decision) -> dict[str, Any]:
     choice, files, contest = decision.choice, decision.files, decision.contest
     empty, shape = session.engine.empty, session.grid.shape
     known, bands = {} if contest is None else contest.values, _painted_bands(session)
-    arrays = await together([session.compute(empty, shape, np.uint16, NODATA) for _ in bands])
-    painted = known | dict(zip(bands, arrays, strict=True))
+
+    def fresh(names: Sequence[str]) -> dict[str, Any]:
+        return {name: empty(shape, np.uint16, NODATA) for name in names}
+
+    shares = [bands[i :: session.threads] for i in range(session.threads)]
+    painted = dict(known)
+    for arrays in await together([session.compute(fresh, share) for share in shares if share]):
+        painted |= arrays
     layers = {band: painted[band] for band in session.bands}
     work, plans = decision.work, decision.plans
     work.targets = layers

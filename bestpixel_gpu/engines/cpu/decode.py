@@ -20,6 +20,7 @@ from bestpixel_gpu.engines.cpu.inflate import (
     python_inflate,
 )
 from bestpixel_gpu.engines.cpu.unpack import SPARE, decode_tiles, packing_of
+from bestpixel_gpu.transfer.buffers import BUFFERS
 
 
 class Decoder:
@@ -134,7 +135,7 @@ class Batch:
 
 
 class _Scratch(threading.local):
-    """Bytes of one thread, kept from call to call and grown when needed."""
+    """Bytes of one thread, kept from call to call and grown when needed; threads to come use them again."""
 
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
@@ -142,5 +143,5 @@ class _Scratch(threading.local):
     def of(self, size: int) -> NDArray[np.uint8]:
         """At least `size` bytes; their content is whatever was there."""
         if self._bytes.size < size:
-            self._bytes = np.empty(size, np.uint8)
+            self._bytes = np.frombuffer(BUFFERS.take(size), np.uint8)
         return self._bytes

@@ -16,6 +16,12 @@ from bestpixel_gpu.engines.cpu.paint_lattice import paint_lattice, scratch_for
 from bestpixel_gpu.engines.cpu.sample import level_of, rule_of
 from bestpixel_gpu.engines.cpu.spans import spans_of
 from bestpixel_gpu.geo.pixel_map import AxisMap
+from bestpixel_gpu.transfer.buffers import Buffers
+
+SMALL_POOL = 16 << 20
+"""Bytes of a pool that come from memory of the pools before it: pages that were never used cost more than
+painting a small grid."""
+_ROOMS = Buffers()
 
 
 class CpuPool:
@@ -26,10 +32,21 @@ class CpuPool:
         self.n_slots = n_slots
         self.step = -(-slot_bytes // _ALIGNMENT) * _ALIGNMENT
         """Bytes from slot to slot."""
-        self.data = np.empty(self.step * n_slots, np.uint8)
+        size = self.step * n_slots
+        room = (
+            np.frombuffer(_ROOMS.take(SMALL_POOL), np.uint8)
+            if size <= SMALL_POOL
+            else np.empty(size, np.uint8)
+        )
+        self.data = room[:size]
 
 
 _ALIGNMENT = 64
+
+
+def release_rooms() -> None:
+    """Give back what small pools left."""
+    _ROOMS.clear()
 
 
 def paint(

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from bestpixel_gpu.engines import create
-from bestpixel_gpu.engines.cpu import jit, memory, spans
+from bestpixel_gpu.engines.cpu import jit, memory, paint, spans
+from bestpixel_gpu.engines.cpu.paint import CpuPool, release_rooms
 from bestpixel_gpu.errors import DeviceError, InputError
 
 
@@ -178,3 +179,20 @@ def test_nobody_else_may_plant_kernels(tmp_path, monkeypatch):
     folder.symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     assert jit._private_folder() is None
+
+
+def test_small_pools_use_memory_of_those_before_them():
+    release_rooms()
+    first = CpuPool(1 << 20, 4)
+    address = first.data.ctypes.data
+    assert CpuPool(1 << 20, 4).data.ctypes.data != address, "two at a time have a room each"
+    del first
+    again = CpuPool(3 << 20, 2)
+    assert again.data.ctypes.data == address
+    assert again.data.size == 2 * again.step
+    del again
+    release_rooms()
+    assert paint._ROOMS.ready == 0
+    large = CpuPool(1 << 20, 17)
+    del large
+    assert paint._ROOMS.ready == 0
