@@ -29,7 +29,7 @@ from bestpixel_gpu import explain
 from bestpixel_gpu.compositing import painting, setup
 from bestpixel_gpu.compositing import run as the_run
 from bestpixel_gpu.compositing.session import Session
-from bestpixel_gpu.engines.cpu import engine as cpu_engine
+from bestpixel_gpu.engines.cpu.engine import CpuEngine
 from bestpixel_gpu.errors import MemoryLimitError
 from bestpixel_gpu.plan.memory import Budget
 from bestpixel_gpu.transfer.reader import Reader
@@ -170,7 +170,7 @@ def test_small_shares_of_memory(server: Any, want: Any, monkeypatch: pytest.Monk
 def test_tiny_pools(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No slot beyond those the plan cannot do without."""
     allow(monkeypatch, **LEAST)
-    monkeypatch.setattr(cpu_engine, "LOOKAHEAD_BYTES", 0)
+    monkeypatch.setattr(CpuEngine, "lookahead", 0)
     assert_same(run(server, **SEAM), want)
 
 

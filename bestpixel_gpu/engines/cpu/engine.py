@@ -45,9 +45,6 @@ from bestpixel_gpu.transfer.buffers import BUFFERS
 
 LARGE_POOL = 64 << 20
 """Bytes of a pool for which freed memory is given back first; below, taking it anew costs more."""
-LOOKAHEAD_BYTES = 2 << 20
-"""Decoded tiles worth having ahead for each thread: one of 1024 x 1024 samples. Fresh pages for more of
-them cost more than a thread waits."""
 
 
 class DoneTicket:
@@ -85,10 +82,10 @@ class CpuEngine:
 
     name = "cpu"
     note = ""
+    lookahead = 16 << 20
 
     def __init__(self, threads: int | None = None, decoder: Decoder | None = None) -> None:
         self.threads = self.workers = threads or _usable_processors()
-        self.lookahead = self.threads * LOOKAHEAD_BYTES
         self._decoder = decoder or Decoder.best()
         self._executor: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()

@@ -37,11 +37,6 @@ def test_without_cuda_auto_is_the_cpu_and_says_why(monkeypatch):
         create("cuda:3")
 
 
-def test_more_threads_decode_further_ahead():
-    few, many = (create("cpu", threads=n) for n in (2, 16))
-    assert 0 < few.lookahead < many.lookahead
-
-
 def test_threads_start_late_and_stop():
     engine = create("cpu", threads=3)
     assert engine.threads == 3
