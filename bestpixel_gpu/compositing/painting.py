@@ -40,6 +40,8 @@ from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
 from bestpixel_gpu.transfer.reader import ChangedError
 
+LEAST_SIDE = 64
+"""Pixels of a side below which a block is not cut."""
 SMALL_GRID = 1 << 18
 """Pixels of a grid that is one block where memory allows: cutting so little costs more than it gains."""
 
@@ -53,6 +55,22 @@ class Block:
     into: Mapping[str, Any] | None = None
     """Arrays of the window by band, where its samples do not go into the round's targets."""
 
+    def halves(self) -> list[Block]:
+        """The block in two, cut across its longer side; a small one as it is."""
+        r0, r1, c0, c1 = self.window
+        if max(r1 - r0, c1 - c0) < 2 * LEAST_SIDE:
+            return [self]
+        middle_row, middle_col = (r0 + r1) // 2, (c0 + c1) // 2
+        if r1 - r0 > c1 - c0:
+            return [self._part((r0, middle_row, c0, c1)), self._part((middle_row, r1, c0, c1))]
+        return [self._part((r0, r1, c0, middle_col)), self._part((r0, r1, middle_col, c1))]
+
+    def _part(self, window: Window) -> Block:
+        (top, bottom, left, right), (r0, _, c0, _) = window, self.window
+        part = slice(top - r0, bottom - r0), slice(left - c0, right - c0)
+        into = None if self.into is None else {band: array[part] for band, array in self.into.items()}
+        return Block(window, self.winners[part], into)
+
 
 @dataclass(slots=True, eq=False)
 class Round:
@@ -63,6 +81,13 @@ class Round:
     targets: Mapping[str, Any]
     failed: set[int] = field(default_factory=set)
     """Blocks with a pixel whose winner was invalid or lost."""
+
+    def halved(self) -> Round | None:
+        """The same in blocks of half the size, ``None`` where they are small already."""
+        blocks = [half for block in self.blocks for half in block.halves()]
+        if len(blocks) == len(self.blocks):
+            return None
+        return Round(blocks, self.files, self.targets, set(range(len(blocks))) if self.failed else set())
 
     def needs(self, session: Session, block: Block, geometries: Mapping[int, TapGeometry]) -> Needs:
         """Tiles that a block needs, by rank."""
@@ -147,6 +172,27 @@ def in_flight(session: Session, plans: Sequence[PassPlan]) -> int:
 def least_tiles(plans: Sequence[PassPlan]) -> int:
     """Bytes of the pool that the largest pass cannot do without."""
     return max((p.peak * p.slot_bytes for p in plans), default=0)
+
+
+async def paint_round(session: Session, work: Round, plans: Sequence[PassPlan], tiles: int) -> Round:
+    """Paint a round with `tiles` bytes of decoded tiles; returns it as it was painted.
+
+    Where there is less memory than the device told, blocks are halved, and all is painted once more.
+    """
+    report = session.report
+    while True:
+        failures, lost = len(report.failures), report.lost_tiles
+        try:
+            await Painter(session, work, plans, Room.of(session, max(tiles, least_tiles(plans)))).run()
+        except MemoryError:
+            finer = work.halved()
+            if finer is None:
+                raise
+        else:
+            return work
+        del report.failures[failures:]
+        report.lost_tiles, work, tiles = lost, finer, 0
+        plans = await plan_round(session, work)
 
 
 @dataclass(slots=True, eq=False)

@@ -15,11 +15,10 @@ from bestpixel_gpu.compositing.contest import AREA_PIXEL_BYTES, Contest
 from bestpixel_gpu.compositing.masks import SceneMask
 from bestpixel_gpu.compositing.painting import (
     Block,
-    Painter,
-    Room,
     Round,
     in_flight,
     least_tiles,
+    paint_round,
     plan_fitting,
     plan_round,
 )
@@ -206,8 +205,7 @@ async def paint(session: Session, decision: Decision) -> dict[str, Any]:
     work.targets = layers
     scenes = [m.scene for m in choice.masks]
     while True:
-        room = Room.of(session, max(decision.memory.tiles, least_tiles(plans)))
-        await Painter(session, work, plans, room).run()
+        work = await paint_round(session, work, plans, decision.memory.tiles)
         windows = [work.blocks[i].window for i in sorted(work.failed)]
         if not windows:
             return layers

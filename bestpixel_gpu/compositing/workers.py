@@ -35,7 +35,7 @@ class Workers:
     def __init__(self, n: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(n, thread_name_prefix="bestpixel-compute")
-        self._n, self._at_work = n, 0
+        self._n, self._at_work, self._closed = n, 0, False
         self._pieces: SimpleQueue[_Piece | None] = SimpleQueue()
         """Work, and at the end ``None`` for each thread."""
         self._outcomes: deque[_Outcome | None] = deque()
@@ -45,6 +45,8 @@ class Workers:
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:
         """Return what `work` returns or raise what it raises; a piece not yet begun can be cancelled."""
+        if self._closed:
+            raise RuntimeError("these compute threads have been closed")
         outcome: asyncio.Future[T] = self._loop.create_future()
         self._pieces.put((outcome, work, args))
         self._engage()
@@ -52,6 +54,7 @@ class Workers:
 
     def close(self) -> None:
         """Wait for what has begun; the rest is cancelled."""
+        self._closed = True
         with suppress(Empty):
             while piece := self._pieces.get_nowait():
                 piece[0].cancel()
@@ -60,7 +63,7 @@ class Workers:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _engage(self) -> None:
-        if self._at_work < self._n and not self._pieces.empty():
+        if self._at_work < self._n and not self._closed and not self._pieces.empty():
             self._at_work += 1
             self._threads.submit(self._labour)
 

@@ -21,6 +21,7 @@ from forced_share import Forced
 from whole_run import HOME, RIGHT, SOUTH, assert_same, forget_headers, item_of, path_of, run, winners
 
 from bestpixel_gpu import engines
+from bestpixel_gpu.engines.cpu.engine import CpuEngine
 from bestpixel_gpu.engines.cuda import batches
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
 from bestpixel_gpu.engines.cuda.share import Share
@@ -191,6 +192,38 @@ def test_pools_shrink_where_others_took_the_memory(server: Any, on_device: OnDev
         patch.setattr(CudaEngine, "pool", short)
         assert_same(on_device(server, **options), want)
     assert max(asked) > 40, "there was something to refuse"
+
+
+@pytest.mark.parametrize("options", [{}, {"endpoint": "earth-search", "order": "newest"}], ids=str)
+def test_blocks_are_halved_where_even_the_least_pool_has_no_room(
+    server: Any, on_device: OnDevice, options: dict[str, Any]
+) -> None:
+    """A pool for a block of the plan is refused; a finer one has fewer tiles. The same on the CPU."""
+    options = {"tile": "all", "resolution": 20} | options
+    want = run(server, **options)
+    for engine, go in ((CudaEngine, on_device), (CpuEngine, run)):
+        pool, asked = engine.pool, []
+
+        def short(own: Any, slot_bytes: int, n_slots: int, pool: Any = pool, asked: Any = asked) -> Any:
+            asked.append(n_slots)
+            if n_slots > 20:
+                raise MemoryError(f"{n_slots} slots")
+            return pool(own, slot_bytes, n_slots)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "pool", short)
+            got = go(server, **options)
+        assert_same(got, want)
+        assert min(n for n in asked if n) <= 20 < max(asked)
+
+
+def test_a_pool_that_finds_no_room_at_all_is_an_error(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(CpuEngine, "pool", none)
+    with pytest.raises(MemoryError, match="no room"):
+        run(server, resolution=60)
 
 
 def test_cupy_xarray_is_there_where_arrays_are_cupys(

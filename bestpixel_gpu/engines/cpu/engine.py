@@ -35,7 +35,7 @@ from bestpixel_gpu.engines.cpu.codes import resample
 from bestpixel_gpu.engines.cpu.decode import Decoder
 from bestpixel_gpu.engines.cpu.memory import default_budget, give_back
 from bestpixel_gpu.engines.cpu.owners import owners
-from bestpixel_gpu.engines.cpu.paint import CpuPool, paint, release_rooms
+from bestpixel_gpu.engines.cpu.paint import CpuPool, paint
 from bestpixel_gpu.engines.cpu.rank import rank, statistics
 from bestpixel_gpu.engines.cpu.spread import spread
 from bestpixel_gpu.engines.cpu.surround import surround
@@ -119,7 +119,6 @@ class CpuEngine:
     def pool(self, slot_bytes: int, n_slots: int) -> CpuPool:
         """Room for decoded tiles; its pages are taken when they are first used."""
         if slot_bytes * n_slots >= LARGE_POOL:
-            release_rooms()
             give_back()
         return CpuPool(slot_bytes, n_slots)
 

@@ -18,7 +18,7 @@ from bestpixel_gpu.engines.cpu.spans import spans_of
 from bestpixel_gpu.geo.pixel_map import AxisMap
 from bestpixel_gpu.transfer.buffers import Buffers
 
-SMALL_POOL = 16 << 20
+SMALL_POOL = 32 << 20
 """Bytes of a pool that come from memory of the pools before it: pages that were never used cost more than
 painting a small grid."""
 _ROOMS = Buffers()
@@ -33,6 +33,8 @@ class CpuPool:
         self.step = -(-slot_bytes // _ALIGNMENT) * _ALIGNMENT
         """Bytes from slot to slot."""
         size = self.step * n_slots
+        if size > SMALL_POOL:
+            release_rooms()
         room = (
             np.frombuffer(_ROOMS.take(SMALL_POOL), np.uint8)
             if size <= SMALL_POOL

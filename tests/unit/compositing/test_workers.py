@@ -161,3 +161,24 @@ def test_nothing_is_held_when_all_is_done() -> None:
         asyncio.run(run())
     finally:
         gc.enable()
+
+
+def test_what_ends_while_all_is_closed_is_let_go_without_a_word() -> None:
+    said: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+        workers = Workers(2)
+        begun = threading.Event()
+        pieces = [
+            asyncio.ensure_future(workers.run(lambda: (begun.set(), time.sleep(0.05)))) for _ in range(6)
+        ]
+        await asyncio.to_thread(begun.wait)
+        workers.close()
+        await asyncio.gather(*pieces, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        with pytest.raises(RuntimeError, match="closed"):
+            await workers.run(int)
+
+    asyncio.run(main())
+    assert said == []

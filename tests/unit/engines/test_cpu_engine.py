@@ -180,14 +180,14 @@ def test_small_pools_use_memory_of_those_before_them():
     release_rooms()
     first = CpuPool(1 << 20, 4)
     address = first.data.ctypes.data
-    assert CpuPool(1 << 20, 4).data.ctypes.data != address, "two at a time have a room each"
     del first
     again = CpuPool(3 << 20, 2)
     assert again.data.ctypes.data == address
     assert again.data.size == 2 * again.step
+    assert CpuPool(1 << 20, 4).data.ctypes.data != address, "two at a time have a room each"
     del again
-    release_rooms()
-    assert paint._ROOMS.ready == 0
-    large = CpuPool(1 << 20, 17)
+    assert paint._ROOMS.ready == paint.SMALL_POOL
+    large = CpuPool(1 << 20, 33)
+    assert paint._ROOMS.ready == 0, "which needs it more"
     del large
     assert paint._ROOMS.ready == 0
