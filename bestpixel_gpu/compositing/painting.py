@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ class Round:
         blocks = [half for block in self.blocks for half in block.halves()]
         if len(blocks) == len(self.blocks):
             return None
-        return Round(blocks, self.files, self.targets, set(range(len(blocks))) if self.failed else set())
+        return replace(self, blocks=blocks, failed=set(range(len(blocks))) if self.failed else set())
 
     def needs(self, session: Session, block: Block, geometries: Mapping[int, TapGeometry]) -> Needs:
         """Tiles that a block needs, by rank."""

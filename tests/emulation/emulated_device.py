@@ -21,7 +21,7 @@ import numpy as np
 from emulator import Module, build
 from numpy.typing import NDArray
 
-from bestpixel_gpu.errors import DeviceError
+from bestpixel_gpu.errors import DeviceError, MemoryLimitError
 
 CUDA = Path(__file__).resolve().parents[2] / "cuda"
 ALIGNMENT = 256
@@ -143,7 +143,7 @@ class EmulatedDevice:
     seed : int
         Of the order between streams and, but for 0, of the order of threads in a kernel.
     total : int
-        Bytes of memory; `empty` raises MemoryError beyond.
+        Bytes of memory; `empty` raises MemoryLimitError beyond.
     lost_at : int, optional
         The launch (counted from 0, in the order they run) with which the device is lost.
     seconds : dict, optional
@@ -226,7 +226,8 @@ class EmulatedDevice:
             count = int(np.prod(shape, dtype=np.int64))
             size = max(1, -(-count * np.dtype(dtype).itemsize // ALIGNMENT)) * ALIGNMENT
             if self._used + size > self.total:
-                raise MemoryError(f"{size} bytes beyond {self._used} of {self.total}")
+                beyond = f"{size} bytes beyond {self._used} of {self.total}"
+                raise MemoryLimitError(f"{self.name} has too little memory left ({beyond})")
             known = stream.free.get(size)
             block = known.pop() if known else _aligned(size, FRESH)
             self._used += size

@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -178,18 +179,26 @@ def test_too_little_device_memory_is_told(server: Any, on_device: OnDevice) -> N
         on_device(server, device=EmulatedDevice(seed=1, total=1 << 20))
 
 
-def test_pools_shrink_where_others_took_the_memory(server: Any, on_device: OnDevice) -> None:
-    options: dict[str, Any] = {"tile": "all", "resolution": 20}
-    want, pool, asked = run(server, **options), CudaEngine.pool, []
+@contextmanager
+def pools_of_at_most(most: int, engine: Any) -> Iterator[list[int]]:
+    """An engine that finds no room for more slots; gives how many were asked for."""
+    pool, asked = engine.pool, []
 
-    def short(engine: CudaEngine, slot_bytes: int, n_slots: int) -> Any:
+    def short(own: Any, slot_bytes: int, n_slots: int) -> Any:
         asked.append(n_slots)
-        if n_slots > 40:
+        if n_slots > most:
             raise MemoryError(f"{n_slots} slots")
-        return pool(engine, slot_bytes, n_slots)
+        return pool(own, slot_bytes, n_slots)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CudaEngine, "pool", short)
+        patch.setattr(engine, "pool", short)
+        yield asked
+
+
+def test_pools_shrink_where_others_took_the_memory(server: Any, on_device: OnDevice) -> None:
+    options: dict[str, Any] = {"tile": "all", "resolution": 20}
+    want = run(server, **options)
+    with pools_of_at_most(40, CudaEngine) as asked:
         assert_same(on_device(server, **options), want)
     assert max(asked) > 40, "there was something to refuse"
 
@@ -202,16 +211,7 @@ def test_blocks_are_halved_where_even_the_least_pool_has_no_room(
     options = {"tile": "all", "resolution": 20} | options
     want = run(server, **options)
     for engine, go in ((CudaEngine, on_device), (CpuEngine, run)):
-        pool, asked = engine.pool, []
-
-        def short(own: Any, slot_bytes: int, n_slots: int, pool: Any = pool, asked: Any = asked) -> Any:
-            asked.append(n_slots)
-            if n_slots > 20:
-                raise MemoryError(f"{n_slots} slots")
-            return pool(own, slot_bytes, n_slots)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine, "pool", short)
+        with pools_of_at_most(20, engine) as asked:
             got = go(server, **options)
         assert_same(got, want)
         assert min(n for n in asked if n) <= 20 < max(asked)
