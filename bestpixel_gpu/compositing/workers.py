@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
@@ -15,8 +16,20 @@ T = TypeVar("T")
 LINGER_S: Final = 0.05
 """How long a thread waits for more work before it gives itself back."""
 
-_Piece = tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
-_Outcome = tuple[asyncio.Future[Any], Any, BaseException | None]
+
+@dataclass(slots=True, eq=False)
+class _Piece:
+    outcome: asyncio.Future[Any]
+    work: Callable[..., Any]
+    args: tuple[Any, ...]
+    begun: bool = False
+    """A thread has taken it, if only to see that it was cancelled."""
+    ended: bool = False
+    end: asyncio.Future[None] | None = None
+    """What whoever was cancelled meanwhile waits for."""
+
+
+_Outcome = tuple[_Piece, Any, BaseException | None]
 
 
 class Workers:
@@ -44,20 +57,30 @@ class Workers:
         """The loop will look at the outcomes."""
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:
-        """Return what `work` returns or raise what it raises; a piece not yet begun can be cancelled."""
+        """Return what `work` returns or raise what it raises.
+
+        A piece not yet begun can be cancelled. One that has begun is waited for all the same: whoever tries
+        again after an error must not meet what is left of the first attempt.
+        """
         if self._closed:
             raise RuntimeError("these compute threads have been closed")
-        outcome: asyncio.Future[T] = self._loop.create_future()
-        self._pieces.put((outcome, work, args))
+        piece = _Piece(self._loop.create_future(), work, args)
+        self._pieces.put(piece)
         self._engage()
-        return await outcome
+        try:
+            return await piece.outcome  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            if piece.begun and not piece.ended:
+                piece.end = self._loop.create_future()
+                await piece.end
+            raise
 
     def close(self) -> None:
         """Wait for what has begun; the rest is cancelled."""
         self._closed = True
         with suppress(Empty):
             while piece := self._pieces.get_nowait():
-                piece[0].cancel()
+                piece.outcome.cancel()
         for _ in range(self._n):
             self._pieces.put(None)
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -71,11 +94,10 @@ class Workers:
         """On a thread: do pieces as long as they come."""
         with suppress(Empty):
             while piece := self._pieces.get(timeout=LINGER_S):
-                future, work, args = piece
-                if not future.cancelled():
-                    self._outcomes.append((future, *_outcome(work, args)))
-                    self._tell()
-                del piece, future, work, args  # arrays among them must not live until the next piece comes
+                piece.begun = True  # first: who cancels looks at it afterwards
+                self._outcomes.append((piece, *_outcome(piece)))
+                self._tell()
+                del piece  # arrays among its arguments must not live until the next one comes
         self._outcomes.append(None)
         self._tell()
 
@@ -93,17 +115,22 @@ class Workers:
                 self._at_work -= 1
                 self._engage()  # a piece may have come after the thread had looked
                 continue
-            future, result, error = found
-            if future.done():  # cancelled meanwhile
+            piece, result, error = found
+            piece.ended = True
+            if piece.end is not None and not piece.end.done():
+                piece.end.set_result(None)
+            if piece.outcome.done():  # cancelled meanwhile
                 continue
             if error is not None:
-                future.set_exception(error)
+                piece.outcome.set_exception(error)
             else:
-                future.set_result(result)
+                piece.outcome.set_result(result)
 
 
-def _outcome(work: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+def _outcome(piece: _Piece) -> tuple[Any, BaseException | None]:
+    if piece.outcome.cancelled():
+        return None, None
     try:
-        return work(*args), None
+        return piece.work(*piece.args), None
     except BaseException as error:
         return None, error

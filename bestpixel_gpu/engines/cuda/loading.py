@@ -253,7 +253,7 @@ class Loader:
             batch = Batch(self._device, lane, entries, self._nvcomp)
         except MemoryError as error:
             if alone and len(entries) == 1:
-                entries[0].sink.fail(error)
+                entries[0].sink.fail(error.with_traceback(None))  # whose frames would keep the pool
                 self._forget(entries[0].sink)
                 return None
             if alone:

@@ -109,6 +109,31 @@ def test_what_is_cancelled_before_its_turn_is_never_done() -> None:
     assert done == [0, 2]
 
 
+def test_who_is_cancelled_waits_for_what_has_begun() -> None:
+    go, begun, done = threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        go.wait()
+        done.set()
+
+    async def run() -> None:
+        workers = Workers(1)
+        piece = asyncio.ensure_future(workers.run(slow))
+        await asyncio.to_thread(begun.wait)
+        piece.cancel()
+        await asyncio.sleep(0.01)
+        assert not piece.done()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await piece
+        assert done.is_set()
+        assert await workers.run(abs, -1) == 1
+        workers.close()
+
+    asyncio.run(run())
+
+
 def test_closing_waits_for_what_has_begun_and_cancels_the_rest() -> None:
     done: list[int] = []
 
