@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.masks import SceneMask
-from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.compositing.shortage import halves, in_parts
 from bestpixel_gpu.compositing.sweeps import compete, own_keys, strip_bytes, strips
-from bestpixel_gpu.engines.contract import NO_KEY, RankState
+from bestpixel_gpu.engines.contract import NO_KEY, RankState, Window
 from bestpixel_gpu.plan.footprints import Ring, lonlat_ring, raster_ring, required_tiles
 from bestpixel_gpu.plan.selection import (
     SceneCounts,
@@ -136,51 +138,52 @@ async def take_winners(session: Session, choice: Choice) -> None:
     """Fill the choice's quality, counts and winners, strip by strip, so that keys never exist as a whole."""
     shape, engine = session.grid.shape, session.engine
     dtype = rank_dtype(len(choice.masks))
-    choice.counts = engine.empty(shape, np.uint16, 0)
+    choice.counts = engine.empty(shape, np.uint16)
     choice.quality = engine.empty(shape, np.uint16)
     choice.winners = engine.empty(shape, dtype)
     edges = session.chunks.row_edges
     choice.barred = np.zeros((len(choice.masks), len(edges) - 1, len(session.chunks.col_edges) - 1), bool)
-    if choice.outside is not None:
-        choice.barred |= choice.outside
     rows = strips(session, strip_bytes(session, choice.masks))
-    wins = await together(
-        [session.compute(_take_strip, session, choice, r) for r in rows],
-        lambda n: session.progress("winners", n, len(rows)),
-    )
-    choice.wins = np.sum(wins, axis=0)
+    jobs = [(partial(_take_strip, session, choice), (*r, 0, session.grid.width)) for r in rows]
+    tell = partial(session.progress, "winners", total=len(rows))
+    found = await in_parts(session, jobs, choice.masks, session.chunks.halves, tell)
+    choice.wins = np.sum([wins for parts in found for _, wins in parts], axis=0)
 
 
-def _take_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> NDArray[np.int64]:
-    """Winners of whole chunk rows; unselected scenes that win too little of a chunk are barred there."""
-    part, window, n = slice(*rows), (*rows, 0, session.grid.width), len(choice.masks)
-    engine, share = session.engine, session.request.fill
-    keys = engine.empty((rows[1] - rows[0], session.grid.width), np.uint32, NO_KEY)
+def _take_strip(session: Session, choice: Choice, window: Window) -> NDArray[np.int64]:
+    """Winners of whole chunks; unselected scenes that win too little of one are barred there."""
+    r0, r1, c0, c1 = window
+    part, chunks, n = (slice(r0, r1), slice(c0, c1)), session.chunks, len(choice.masks)
+    engine, share, (down, across) = session.engine, session.request.fill, chunks.under(window)
+    engine.fill(choice.counts[part], 0)
+    choice.barred[:, down, across] = False if choice.outside is None else choice.outside[:, down, across]
+    keys = engine.empty((r1 - r0, c1 - c0), np.uint32, NO_KEY)
     compete(session, RankState(window, keys, choice.counts[part]), choice.competitors, choice.barred)
     if share and not choice.selected.all():
-        edges = session.chunks.row_edges
-        first, last = np.searchsorted(edges, rows)
-        pixels = np.outer(np.diff(edges[first : last + 1]), np.diff(session.chunks.col_edges))
-        barred = small_wins(engine.extra_wins(keys, window, session.chunks, n), pixels, share)
-        choice.barred[:, first:last] |= barred
-        for r in first + np.flatnonzero(barred.any(axis=(0, 2))):
+        edges = chunks.row_edges
+        pixels = np.outer(*map(np.diff, chunks.edges_in(window)))
+        barred = small_wins(engine.extra_wins(keys, window, chunks, n), pixels, share)
+        choice.barred[:, down, across] |= barred
+        for r in down.start + np.flatnonzero(barred.any(axis=(0, 2))):
             top, bottom = int(edges[r]), int(edges[r + 1])
-            again = keys[top - rows[0] : bottom - rows[0]]
+            again = keys[top - r0 : bottom - r0]
             engine.fill(again, NO_KEY)
-            state = RankState((top, bottom, 0, session.grid.width), again)
-            compete(session, state, choice.competitors, choice.barred)
+            compete(session, RankState((top, bottom, c0, c1), again), choice.competitors, choice.barred)
     return engine.settle(keys, choice.quality[part], choice.winners[part], n)
 
 
 async def show_scores(session: Session, choice: Choice) -> None:
     """Turn the quality layer from what decided by time into the winners' own scores."""
     rows = strips(session, strip_bytes(session, choice.masks))
-    await together([session.compute(_show_strip, session, choice, r) for r in rows])
+    jobs = [(partial(_show_strip, session, choice), (*r, 0, session.grid.width)) for r in rows]
+    await in_parts(session, jobs, choice.masks, halves)
 
 
-def _show_strip(session: Session, choice: Choice, rows: tuple[int, int]) -> None:
-    part, window, n = slice(*rows), (*rows, 0, session.grid.width), len(choice.masks)
-    engine, quality, winners = session.engine, choice.quality[part], choice.winners[part]
+def _show_strip(session: Session, choice: Choice, window: Window) -> None:
+    """The same in a window; begun anew it leaves what it has done as it is."""
+    r0, r1, c0, c1 = window
+    part, n, engine = (slice(r0, r1), slice(c0, c1)), len(choice.masks), session.engine
+    quality, winners = choice.quality[part], choice.winners[part]
     everywhere = engine.empty(winners.shape, np.uint8, 1)
     keys = engine.keys_of(quality, winners, choice.selected, everywhere)
     for rank in choice.owners:

@@ -22,6 +22,7 @@ from bestpixel_gpu.cog import codecs
 from bestpixel_gpu.cog.layout import HOST_CODECS
 from bestpixel_gpu.compositing.bands import BandFile
 from bestpixel_gpu.compositing.session import Session, finished, first_error, together
+from bestpixel_gpu.compositing.shortage import halves, make_room
 from bestpixel_gpu.engines.contract import (
     LOST_SLOT,
     SPARSE_SLOT,
@@ -40,8 +41,6 @@ from bestpixel_gpu.result.report import Failure
 from bestpixel_gpu.transfer.limits import BytesGate
 from bestpixel_gpu.transfer.reader import ChangedError
 
-LEAST_SIDE = 64
-"""Pixels of a side below which a block is not cut."""
 SMALL_GRID = 1 << 18
 """Pixels of a grid that is one block where memory allows: cutting so little costs more than it gains."""
 
@@ -57,19 +56,14 @@ class Block:
 
     def halves(self) -> list[Block]:
         """The block in two, cut across its longer side; a small one as it is."""
-        r0, r1, c0, c1 = self.window
-        if max(r1 - r0, c1 - c0) < 2 * LEAST_SIDE:
-            return [self]
-        middle_row, middle_col = (r0 + r1) // 2, (c0 + c1) // 2
-        if r1 - r0 > c1 - c0:
-            return [self._part((r0, middle_row, c0, c1)), self._part((middle_row, r1, c0, c1))]
-        return [self._part((r0, r1, c0, middle_col)), self._part((r0, r1, middle_col, c1))]
+        return [self._part(window) for window in halves(self.window)]
 
     def _part(self, window: Window) -> Block:
         (top, bottom, left, right), (r0, _, c0, _) = window, self.window
         part = slice(top - r0, bottom - r0), slice(left - c0, right - c0)
+        winners = None if self.winners is None else self.winners[part]
         into = None if self.into is None else {band: array[part] for band, array in self.into.items()}
-        return Block(window, self.winners[part], into)
+        return Block(window, winners, into)
 
 
 @dataclass(slots=True, eq=False)
@@ -130,6 +124,25 @@ async def plan_round(session: Session, work: Round) -> list[PassPlan]:
     ]
 
 
+async def plan_finer(session: Session, work: Round) -> tuple[Round, list[PassPlan]]:
+    """A round and its read plan, in blocks of half the size while there is too little memory to make that.
+
+    Raises
+    ------
+    MemoryError
+        If blocks are small already.
+    """
+    while True:
+        try:
+            return work, await plan_round(session, work)
+        except MemoryError:
+            finer = work.halved()
+            if finer is None:
+                raise
+        work = finer
+        await make_room(session)
+
+
 async def plan_fitting(
     session: Session,
     across: int,
@@ -149,8 +162,7 @@ async def plan_fitting(
     whole = pixels <= SMALL_GRID and across >= len(chunks.col_edges) - 1
     while True:
         rows = chunks.row_edges[[0, -1]] if whole else chunks.row_edges
-        work = make(block_windows(rows, chunks.col_edges, across))
-        plans = await plan_round(session, work)
+        work, plans = await plan_finer(session, make(block_windows(rows, chunks.col_edges, across)))
         memory = memory_of(work, plans)
         if memory.peak <= memory.limit:
             return work, plans, memory
@@ -179,20 +191,18 @@ async def paint_round(session: Session, work: Round, plans: Sequence[PassPlan], 
 
     Where there is less memory than the device told, blocks are halved, and all is painted once more.
     """
-    report = session.report
     while True:
-        failures, lost = len(report.failures), report.lost_tiles
+        room = Room.of(session, max(tiles, least_tiles(plans)))
         try:
-            await Painter(session, work, plans, Room.of(session, max(tiles, least_tiles(plans)))).run()
+            with session.report.only_if_done():
+                await Painter(session, work, plans, room).run()
+            return work
         except MemoryError:
             finer = work.halved()
             if finer is None:
                 raise
-        else:
-            return work
-        del report.failures[failures:]
-        report.lost_tiles, work, tiles = lost, finer, 0
-        plans = await plan_round(session, work)
+        await make_room(session)
+        tiles, (work, plans) = 0, await plan_finer(session, finer)
 
 
 @dataclass(slots=True, eq=False)

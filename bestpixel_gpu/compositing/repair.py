@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.choice import Choice
 from bestpixel_gpu.compositing.painting import Block
-from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.compositing.session import Session
+from bestpixel_gpu.compositing.shortage import halves, in_parts
 from bestpixel_gpu.compositing.sweeps import compete
 from bestpixel_gpu.engines.contract import NO_KEY, RankState, Window
 
@@ -25,8 +27,9 @@ async def next_winners(
     paint next, each cut to its failed pixels, and the ranks that won some. Keys grow strictly, so
     rounds come to an end.
     """
-    found = await together([session.compute(_repair_window, session, choice, layers, w) for w in windows])
-    found = [f for f in found if f is not None]
+    look = partial(_repair_window, session, choice, layers)
+    parts = await in_parts(session, [(look, w) for w in windows], choice.masks, halves)
+    found = [f for of_window in parts for _, f in of_window if f is not None]
     choice.wins = choice.wins + sum(won - lost for _, lost, won in found)
     ranks = {r for _, _, won in found for r in np.flatnonzero(won[:-1]).tolist()}
     return [block for block, _, _ in found if block is not None], sorted(ranks)
@@ -50,6 +53,7 @@ def _repair_window(
     lost = engine.reopen([band[part] for band in layers.values()], winners, bad, n)
     keys = engine.empty(bad.shape, np.uint32, NO_KEY)
     compete(session, RankState(window, keys, None, floor), choice.competitors, choice.barred)
-    won = engine.settle(keys, quality, winners, n, bad)
-    block = Block(window, engine.only(winners, bad)) if won[:-1].any() else None
-    return block, lost, won
+    again, scored = engine.empty(bad.shape, winners.dtype, -1), engine.empty(bad.shape, quality.dtype)
+    engine.settle(keys, scored, again, n, bad)
+    won = engine.settle(keys, quality, winners, n, bad)  # last: whoever begins anew finds the same failed
+    return Block(window, again) if won[:-1].any() else None, lost, won

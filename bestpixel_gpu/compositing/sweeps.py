@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from itertools import accumulate, islice, pairwise
+from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.masks import MaskFailure, SceneMask, fetch_mask
 from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.compositing.shortage import Job, in_parts, keep_codes
 from bestpixel_gpu.engines.contract import NO_KEY, MaskStatistics, MaskTable, RankState, Window
 from bestpixel_gpu.errors import CorruptTileError
 from bestpixel_gpu.plan.memory import BAND_BYTES
@@ -48,35 +50,46 @@ async def count_masks(
         for m, kept in zip(masks, keep, strict=True)
     ]
 
-    def looks(i: int) -> list[Awaitable[Counted | CorruptTileError]]:
-        return [
-            session.compute(_count_or_error, session, masks[i], strip, cells, keep[i]) for strip in rows[i]
-        ]
+    def looks(i: int) -> list[Job[Counted | CorruptTileError]]:
+        look = partial(_count_or_error, session, masks[i], cells, keep[i])
+        return [(look, (*strip, 0, session.grid.width)) for strip in rows[i]]
 
-    jobs = [look for i in range(len(masks)) for look in looks(i)]
-    answers = iter(await together(jobs, lambda n: session.progress("statistics", n, len(jobs))))
-    seen = [list(islice(answers, len(strips_of))) for strips_of in rows]
+    cut, jobs = session.chunks.halves, [look for i in range(len(masks)) for look in looks(i)]
+    tell = partial(session.progress, "statistics", total=len(jobs))
+    answers = iter(await in_parts(session, jobs, [*masks, *beside], cut, tell))
+    seen = [list(chain.from_iterable(islice(answers, len(strips_of)))) for strips_of in rows]
     for i, parts in enumerate(seen):
-        if any(isinstance(p, CorruptTileError) for p in parts):  # perhaps only on the way: ask once more
+        if any(isinstance(p, CorruptTileError) for _, p in parts):  # perhaps only on the way: ask once more
             again = await fetch_mask(session, masks[i].scene)
             if isinstance(again, SceneMask):
                 masks[i] = again
-                seen[i] = await together(looks(i))
+                found = await in_parts(session, looks(i), [*masks, *beside], cut)
+                seen[i] = list(chain.from_iterable(found))
     good: list[SceneMask] = []
     lost: list[MaskFailure] = []
     for mask, parts in zip(masks, seen, strict=True):
-        error = next((p for p in parts if isinstance(p, Exception)), None)
+        error = next((p for _, p in parts if isinstance(p, Exception)), None)
         if error is not None:
             lost.append(MaskFailure(mask.scene, str(error), error))
             continue
         if parts:
-            mask.counted = tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+            mask.counted = _joined(session, parts)
         assert mask.counted is not None
         if mask.counted[1].any():
             good.append(mask)
         else:
             lost.append(MaskFailure(mask.scene, "its mask observed nothing of the grid"))
     return good, lost
+
+
+def _joined(session: Session, parts: Sequence[tuple[Window, Any]]) -> Counted:
+    """What was counted of parts that make up the grid."""
+    shape = len(session.chunks.row_edges) - 1, len(session.chunks.col_edges) - 1
+    whole = tuple(np.empty((*shape, *a.shape[2:]), a.dtype) for a in parts[0][1])
+    for window, counted in parts:
+        for into, part in zip(whole, counted, strict=True):
+            into[session.chunks.under(window)] = part
+    return whole
 
 
 def _fitting(session: Session, masks: Sequence[SceneMask], beside: Sequence[SceneMask]) -> list[bool]:
@@ -99,7 +112,9 @@ async def keep_chosen(session: Session, masks: Sequence[SceneMask], chosen: Sequ
             mask.kept = None
     rest = [m for m in chosen if m.kept is None]
     fits = _fitting(session, rest, chosen)
-    await together([session.compute(m.keep, session) for m, kept in zip(rest, fits, strict=True) if kept])
+    await together(
+        [session.compute(keep_codes, session, m) for m, kept in zip(rest, fits, strict=True) if kept]
+    )
 
 
 def cells_for(request: Request) -> int:
@@ -111,20 +126,19 @@ def cells_for(request: Request) -> int:
 
 
 def _count_or_error(
-    session: Session, mask: SceneMask, rows: tuple[int, int], cells: int, keep: bool
+    session: Session, mask: SceneMask, cells: int, keep: bool, window: Window
 ) -> Counted | CorruptTileError:
-    """What one mask shows of whole chunk rows."""
-    window = (*rows, 0, session.grid.width)
+    """What one mask shows of a window of whole chunks; its codes are kept where that is the grid."""
+    r0, r1, c0, c1 = window
     try:
-        if keep:
-            mask.keep(session)
-        sight = mask.part(session, rows, (0, session.grid.width))
+        if keep and (r1 - r0, c1 - c0) == session.grid.shape:
+            keep_codes(session, mask)
+        sight = mask.part(session, (r0, r1), (c0, c1))
     except CorruptTileError as exc:
         return exc
     if sight is None:
-        edges = session.chunks.row_edges
-        n_rows = int(np.searchsorted(edges, rows[1]) - np.searchsorted(edges, rows[0]))
-        shape = (n_rows, len(session.chunks.col_edges) - 1)
+        down, across = session.chunks.under(window)
+        shape = down.stop - down.start, across.stop - across.start
         none = np.zeros((*shape, CELLS, CELLS), np.uint32) if cells else None
         found = MaskStatistics(np.zeros(shape, np.int64), np.zeros(shape, np.int64), none, none)
     else:

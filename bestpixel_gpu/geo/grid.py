@@ -130,6 +130,24 @@ class ChunkGrid:
         """
         return _between(self.row_edges, *window[:2]), _between(self.col_edges, *window[2:])
 
+    def halves(self, window: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+        """A window of whole chunks in two, across the side of more chunks; a single chunk as it is.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`under`.
+        """
+        (r0, r1, c0, c1), (rows, cols) = window, self.under(window)
+        down, across = rows.stop - rows.start, cols.stop - cols.start
+        if max(down, across) < 2:
+            return [window]
+        if down >= across:
+            middle = int(self.row_edges[rows.start + down // 2])
+            return [(r0, middle, c0, c1), (middle, r1, c0, c1)]
+        middle = int(self.col_edges[cols.start + across // 2])
+        return [(r0, r1, c0, middle), (r0, r1, middle, c1)]
+
 
 def _between(edges: NDArray[np.int64], start: int, end: int) -> slice:
     first, last = (int(np.searchsorted(edges, place)) for place in (start, end))
