@@ -136,11 +136,10 @@ def _rings(session: Session, masks: Sequence[SceneMask]) -> dict[str, list[Ring]
 
 async def take_winners(session: Session, choice: Choice) -> None:
     """Fill the choice's quality, counts and winners, strip by strip, so that keys never exist as a whole."""
-    shape, engine = session.grid.shape, session.engine
-    dtype = rank_dtype(len(choice.masks))
-    choice.counts = engine.empty(shape, np.uint16)
-    choice.quality = engine.empty(shape, np.uint16)
-    choice.winners = engine.empty(shape, dtype)
+    shape = session.grid.shape
+    choice.counts = session.layer(shape, np.uint16)
+    choice.quality = session.layer(shape, np.uint16)
+    choice.winners = session.layer(shape, rank_dtype(len(choice.masks)))
     edges = session.chunks.row_edges
     choice.barred = np.zeros((len(choice.masks), len(edges) - 1, len(session.chunks.col_edges) - 1), bool)
     rows = strips(session, strip_bytes(session, choice.masks))

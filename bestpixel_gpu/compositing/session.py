@@ -17,7 +17,7 @@ from bestpixel_gpu.compositing.workers import Workers
 from bestpixel_gpu.engines.contract import Engine, Ticket
 from bestpixel_gpu.geo.grid import ChunkGrid, Grid
 from bestpixel_gpu.geo.pixel_map import AxisMap, Projector, identity_map
-from bestpixel_gpu.plan.memory import Budget, output_bytes
+from bestpixel_gpu.plan.memory import Budget, no_room, output_bytes
 from bestpixel_gpu.request import Request
 from bestpixel_gpu.result.report import Report
 from bestpixel_gpu.transfer.reader import Reader
@@ -68,6 +68,27 @@ class Session:
         self.projector = Projector(self.grid)
         self.identity = identity_map(self.grid)
         self.device_before = self.engine.describe()
+
+    def layer(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> Any:
+        """An engine's array of the result.
+
+        Raises
+        ------
+        MemoryLimitError
+            If there is no room for it: nothing smaller would do.
+        """
+        with self.result_room():
+            return self.engine.empty(shape, dtype, fill)
+
+    @contextmanager
+    def result_room(self) -> Iterator[None]:
+        """What is made inside is part of the result: without room for it there is none."""
+        try:
+            yield
+        except MemoryError as error:
+            pixels, bands = self.grid.width * self.grid.height, len(self.read_bands)
+            uncertain = len(self.bands) if self.request.emit_uncertainty else 0
+            raise no_room(pixels, bands, uncertain, self.engine.name) from error
 
     @property
     def read_bands(self) -> tuple[str, ...]:

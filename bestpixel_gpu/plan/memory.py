@@ -93,6 +93,15 @@ def check_output(pixels: int, n_bands: int, limit: int, resolution: float, n_unc
         raise _refusal(what, limit, more, 2 * need / limit, resolution)
 
 
+def no_room(pixels: int, n_bands: int, n_uncertain: int, device: str) -> MemoryLimitError:
+    """The error of a result for whose arrays the device has no room, whatever it told."""
+    need = mib(output_bytes(pixels, n_bands, n_uncertain=n_uncertain))
+    return MemoryLimitError(
+        f"{pixels:,} pixels x {n_bands} bands need {need} for the result alone, and {device} has less left: "
+        "take a coarser resolution, a smaller area or fewer bands, or end what else uses its memory"
+    )
+
+
 def refuse(need: int, what: str, limit: int, pixels: int, n_bands: int, resolution: float) -> NoReturn:
     """Raise the error that names what would fit.
 
