@@ -130,17 +130,18 @@ async def plan_finer(session: Session, work: Round) -> tuple[Round, list[PassPla
     Raises
     ------
     MemoryError
-        If blocks are small already.
+        If blocks are small already, and another attempt did not help.
     """
+    again = False
     while True:
         try:
             return work, await plan_round(session, work)
         except MemoryError:
             finer = work.halved()
-            if finer is None:
+            if finer is None and again:
                 raise
-        work = finer
         await make_room(session)
+        work, again = finer or work, finer is None
 
 
 async def plan_fitting(
@@ -186,23 +187,33 @@ def least_tiles(plans: Sequence[PassPlan]) -> int:
     return max((p.peak * p.slot_bytes for p in plans), default=0)
 
 
-async def paint_round(session: Session, work: Round, plans: Sequence[PassPlan], tiles: int) -> Round:
-    """Paint a round with `tiles` bytes of decoded tiles; returns it as it was painted.
+async def paint_round(session: Session, work: Round, plans: Sequence[PassPlan], room: Room) -> Round:
+    """Paint a round; returns it as it was painted.
 
-    Where there is less memory than the device told, blocks are halved, and all is painted once more.
+    Where there is less memory than the device told, blocks are halved, pools are as small as can be, one at
+    a time, and all is painted once more.
+
+    Raises
+    ------
+    MemoryError
+        If blocks are small already, and another attempt did not help.
     """
+    again = False
     while True:
-        room = Room.of(session, max(tiles, least_tiles(plans)))
+        painter = Painter(session, work, plans, room)
         try:
-            with session.report.only_if_done():
-                await Painter(session, work, plans, room).run()
+            await painter.run()
             return work
         except MemoryError:
             finer = work.halved()
-            if finer is None:
+            if finer is None and again:
                 raise
+        painter.forget()
+        room.tiles.cap = room.pool_bytes = 0
+        del painter
         await make_room(session)
-        tiles, (work, plans) = 0, await plan_finer(session, finer)
+        again = finer is None
+        work, plans = await plan_finer(session, finer or work)
 
 
 @dataclass(slots=True, eq=False)
@@ -228,6 +239,7 @@ class Painter:
 
     def __init__(self, session: Session, work: Round, plans: Sequence[PassPlan], room: Room) -> None:
         self.session, self.work, self.plans, self.room = session, work, plans, room
+        self.done, self.lost = 0, list[Failure]()
         room.wanted += sum(p.n_tiles for p in plans)
 
     async def run(self) -> None:
@@ -257,22 +269,23 @@ class Painter:
 
     def count(self, n: int) -> None:
         """Tell the caller that tiles have come."""
+        self.done += n
         self.room.done += n
         self.session.progress("tiles", self.room.done, self.room.wanted)
 
     def lose(self, file: BandFile, index: int, error: Exception) -> None:
         """Record a tile that could not be had; raise if that is more than the caller allows."""
         report, request = self.session.report, self.session.request
-        report.failures.append(
-            Failure(
-                item=file.scene.id,
-                asset=file.asset.key,
-                tile=index,
-                status=getattr(error, "status", None),
-                attempts=getattr(error, "attempts", 1),
-                message=str(error),
-            )
+        failure = Failure(
+            item=file.scene.id,
+            asset=file.asset.key,
+            tile=index,
+            status=getattr(error, "status", None),
+            attempts=getattr(error, "attempts", 1),
+            message=str(error),
         )
+        self.lost.append(failure)
+        report.failures.append(failure)
         if request.errors == "raise":
             raise IncompleteError(
                 f"item {file.scene.id}, asset {file.asset.key}, tile {index}: {error}", report
@@ -283,6 +296,14 @@ class Painter:
             last = f"item {file.scene.id}, asset {file.asset.key}: {error}"
             allowed = f"more than max_failed={request.max_failed:g} allows"
             raise IncompleteError(f"{share}, {allowed}; last: {last}", report) from error
+
+    def forget(self) -> None:
+        """Take back what was told of tiles: they will be asked for again."""
+        report, room, own = self.session.report, self.room, set(map(id, self.lost))
+        report.failures[:] = [f for f in report.failures if id(f) not in own]
+        report.lost_tiles -= len(own)
+        room.done -= self.done
+        room.wanted -= sum(p.n_tiles for p in self.plans)
 
 
 def _pool(engine: Engine, plan: PassPlan, n_slots: int) -> Pool:

@@ -15,12 +15,13 @@ from bestpixel_gpu.compositing.contest import AREA_PIXEL_BYTES, Contest
 from bestpixel_gpu.compositing.masks import SceneMask
 from bestpixel_gpu.compositing.painting import (
     Block,
+    Room,
     Round,
     in_flight,
     least_tiles,
     paint_round,
+    plan_finer,
     plan_fitting,
-    plan_round,
 )
 from bestpixel_gpu.compositing.repair import next_winners
 from bestpixel_gpu.compositing.scenes import find_scenes, frozen, no_scenes
@@ -190,11 +191,10 @@ def _painted_bands(session: Session) -> list[str]:
 async def paint(session: Session, decision: Decision) -> dict[str, Any]:
     """Paint all bands, then repair in rounds until no pixel can be bettered."""
     choice, files, contest = decision.choice, decision.files, decision.contest
-    empty, shape = session.engine.empty, session.grid.shape
     known, bands = {} if contest is None else contest.values, _painted_bands(session)
 
     def fresh(names: Sequence[str]) -> dict[str, Any]:
-        return {name: empty(shape, np.uint16, NODATA) for name in names}
+        return {name: session.layer(session.grid.shape, np.uint16, NODATA) for name in names}
 
     shares = [bands[i :: session.threads] for i in range(session.threads)]
     painted = dict(known)
@@ -205,7 +205,8 @@ async def paint(session: Session, decision: Decision) -> dict[str, Any]:
     work.targets = layers
     scenes = [m.scene for m in choice.masks]
     while True:
-        work = await paint_round(session, work, plans, decision.memory.tiles)
+        room = Room.of(session, max(decision.memory.tiles, least_tiles(plans)))
+        work = await paint_round(session, work, plans, room)
         windows = [work.blocks[i].window for i in sorted(work.failed)]
         if not windows:
             return layers
@@ -218,7 +219,7 @@ async def paint(session: Session, decision: Decision) -> dict[str, Any]:
             return layers
         _note_files(session, await files.open(scenes, ranks, session.bands))
         work = Round(blocks, round_files(choice, files, bands), layers, set(range(len(blocks))))
-        plans = await plan_round(session, work)
+        work, plans = await plan_finer(session, work)
         session.report.wanted_tiles += sum(p.n_tiles for p in plans)
 
 

@@ -17,11 +17,11 @@ from bestpixel_gpu.compositing.bands import BandFiles
 from bestpixel_gpu.compositing.choice import Choice
 from bestpixel_gpu.compositing.painting import (
     Block,
-    Painter,
     Room,
     Round,
     in_flight,
     least_tiles,
+    paint_round,
     plan_fitting,
 )
 from bestpixel_gpu.compositing.session import Session, together
@@ -110,9 +110,10 @@ async def uncertainty(
     """Uncertainty of painted bands, by band: engine's arrays, float32 (H, W)."""
     work, plans, _ = await plan_spread(session, choice, files, layers)
     session.report.wanted_tiles += sum(p.n_tiles for p in plans)
-    await Painter(session, work, plans, Room.of(session, least_tiles(plans))).run()
-    engine = session.engine
-    made = await together([session.compute(engine.from_host, work.targets[b]) for b in session.bands])
+    await paint_round(session, work, plans, Room.of(session, least_tiles(plans)))
+    upload = session.engine.from_host
+    with session.result_room():
+        made = await together([session.compute(upload, work.targets[b]) for b in session.bands])
     return dict(zip(session.bands, made, strict=True))
 
 
@@ -125,7 +126,8 @@ async def plan_spread(
         band: {r: f for r in counted if (f := files.get(choice.masks[r].scene, band)) is not None}
         for band in session.bands
     }
-    targets = {band: np.full(session.grid.shape, np.nan, np.float32) for band in layers}
+    with session.result_room():
+        targets = {band: np.full(session.grid.shape, np.nan, np.float32) for band in layers}
 
     def make(windows: list[Window]) -> Round:
         blocks = [Block(window, None) for window in windows]

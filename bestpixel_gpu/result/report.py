@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from html import escape
@@ -130,6 +131,17 @@ class Report:
     empty_pixels: int = 0
     decoded_pixels: int = 0
     undecided_offsets: int = 0
+
+    @contextmanager
+    def only_if_done(self) -> Iterator[None]:
+        """Tiles wanted and lost inside do not count where it ends with too little memory: it begins anew."""
+        failures, wanted, lost = len(self.failures), self.wanted_tiles, self.lost_tiles
+        try:
+            yield
+        except MemoryError:
+            del self.failures[failures:]
+            self.wanted_tiles, self.lost_tiles = wanted, lost
+            raise
 
     @classmethod
     def begin(cls, request: dict[str, Any], device: str, threads: int, device_note: str = "") -> Report:
