@@ -9,22 +9,26 @@ a valid red and near infrared is none; where a score has none left, the next one
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.bands import BandFiles
 from bestpixel_gpu.compositing.choice import Choice
-from bestpixel_gpu.compositing.painting import Block, Painter, Room, Round, plan_round
+from bestpixel_gpu.compositing.painting import Block, Room, Round, paint_round, plan_round
 from bestpixel_gpu.compositing.session import Session, together
+from bestpixel_gpu.compositing.shortage import halves, in_parts, make_room
 from bestpixel_gpu.compositing.sweeps import compete, own_keys
 from bestpixel_gpu.engines.contract import NO_KEY, NODATA, RankState, ValueState, Window
 from bestpixel_gpu.plan.memory import MIB
 from bestpixel_gpu.plan.tiles import FetchGroup, PassPlan, TileKey
 from bestpixel_gpu.request import INDEX_BANDS
+
+T = TypeVar("T")
 
 AREA_PIXEL_BYTES = 18
 """Of a pixel while its observations compete: two keys, four values and a rank, one of them in 32 bits."""
@@ -51,12 +55,15 @@ class Area:
         The best observation so far.
     floor : ValueState, optional
         Only what comes after it competes.
+    failed : uint8, optional
+        The pixels whose winners are sought; all where ``None``.
     """
 
     window: Window
     keys: Any
     best: ValueState
     floor: ValueState | None = None
+    failed: Any = None
 
 
 @dataclass(slots=True, eq=False)
@@ -101,12 +108,9 @@ class Contest:
         lane = session.grid.width * session.grid.height * LANE_PIXEL_BYTES
         self._lanes = 1 + min(lanes_beside(spare // 2, lane), len(self._choice.masks) - 1)
         self._tile_bytes = least + spare - (self._lanes - 1) * lane
-        empty = session.engine.empty
         for band in INDEX_BANDS:
-            self.values[band] = await session.compute(empty, session.grid.shape, np.uint16, NODATA)
-        areas = await together([session.compute(self._whole_area, w) for w in windows])
-        await self._run(areas)
-        wins = await together([session.compute(self._settle, a, None) for a in areas])
+            self.values[band] = await session.compute(session.layer, session.grid.shape, np.uint16)
+        wins = await self._winners(windows, self._whole_area, self._settle)
         self._choice.wins = np.sum(wins, axis=0)
 
     async def next_winners(
@@ -116,11 +120,9 @@ class Contest:
 
         As :func:`~bestpixel_gpu.compositing.repair.next_winners`, in the order of this rule.
         """
-        session, choice = self._session, self._choice
-        found = await together([session.compute(self._failed_area, layers, w) for w in windows])
-        areas = [f for f in found if f is not None]
-        await self._run([area for area, _ in areas])
-        done = await together([session.compute(self._repair, layers, a, bad) for a, bad in areas])
+        choice = self._choice
+        find, settle = partial(self._failed_area, layers), partial(self._repair, layers)
+        done = await self._winners(windows, find, settle)
         choice.wins = choice.wins + sum(won - lost for _, lost, won in done)
         ranks = {r for _, _, won in done for r in np.flatnonzero(won[:-1]).tolist()}
         return [block for block, _, _ in done if block is not None], sorted(ranks)
@@ -143,6 +145,39 @@ class Contest:
         return found
 
     # ---- one contest
+
+    async def _winners(
+        self,
+        windows: Sequence[Window],
+        find: Callable[[Window], Area | None],
+        settle: Callable[[Area, Window], T],
+        again: bool = False,
+    ) -> list[T]:
+        """What `settle` makes of the areas that `find` finds in some windows, when their winners are found.
+
+        With too little memory for all at once, scenes come one by one, then to half of the windows at a time.
+        """
+        session, masks = self._session, self._choice.masks
+        try:
+            with session.report.only_if_done():
+                areas = await self._decided(windows, find)
+        except MemoryError:
+            parts = [windows] if self._lanes > 1 else _halves(windows)
+            if len(parts) == 1 and again:
+                raise
+        else:
+            jobs = [(partial(settle, area), area.window) for area in areas]
+            return [made for [(_, made)] in await in_parts(session, jobs, masks, lambda window: [window])]
+        self._lanes = 1
+        await make_room(session, masks)
+        again = len(parts) == 1
+        return [made for part in parts for made in await self._winners(part, find, settle, again)]
+
+    async def _decided(self, windows: Sequence[Window], find: Callable[[Window], Area | None]) -> list[Area]:
+        found = await together([self._session.compute(find, w) for w in windows])
+        areas = [area for area in found if area is not None]
+        await self._run(areas)
+        return areas
 
     async def _run(self, areas: Sequence[Area]) -> None:
         """Let all scenes meet, score by score, until every pixel has a winner or nothing competes."""
@@ -171,7 +206,7 @@ class Contest:
         session.report.wanted_tiles += sum(p.n_tiles for p in plans)
         values = [own[n] for n in there]
         await together([session.compute(self._blank, b, v) for b, v in zip(work.blocks, values, strict=True)])
-        await Painter(session, work, plans, sweep.room).run()
+        await paint_round(session, work, plans, sweep.room)
         red, nir = INDEX_BANDS
         async with sweep.ranking:
             await together(
@@ -203,13 +238,12 @@ class Contest:
         compete(session, RankState(window, keys, None, floor), choice.competitors, choice.barred)
         return keys
 
-    def _area(self, window: Window, keys: Any, low: Any, high: Any, floor: ValueState | None) -> Area:
-        engine, shape = self._session.engine, (window[1] - window[0], window[3] - window[2])
-        return Area(window, keys, ValueState(engine.empty(shape, np.uint32, NO_KEY), low, high), floor)
-
     def _whole_area(self, window: Window) -> Area:
-        low, high = self._values(window)
-        return self._area(window, self._class_keys(window, None), low, high, None)
+        engine, values = self._session.engine, self._values(window)
+        for array in values:
+            engine.fill(array, NODATA)
+        keys = self._class_keys(window, None)
+        return Area(window, keys, ValueState(engine.empty(keys.shape, np.uint32, NO_KEY), *values))
 
     def _values(self, window: Window) -> list[Any]:
         r0, r1, c0, c1 = window
@@ -244,14 +278,14 @@ class Contest:
         area.keys, area.floor = self._class_keys(area.window, floor), None
         return True
 
-    def _settle(self, area: Area, where: Any) -> NDArray[np.int64]:
+    def _settle(self, area: Area, _: Window) -> NDArray[np.int64]:
         """Write quality and winners, return how many pixels each rank won."""
         choice, (r0, r1, c0, c1) = self._choice, area.window
         quality, winners = choice.quality[r0:r1, c0:c1], choice.winners[r0:r1, c0:c1]
-        return self._session.engine.settle(area.best.keys, quality, winners, len(choice.masks), where)
+        return self._session.engine.settle(area.best.keys, quality, winners, len(choice.masks), area.failed)
 
-    def _failed_area(self, layers: Mapping[str, Any], window: Window) -> tuple[Area, Any] | None:
-        """The failed pixels' box, where what comes after them competes, and their marks."""
+    def _failed_area(self, layers: Mapping[str, Any], window: Window) -> Area | None:
+        """The failed pixels' box, where what comes after them competes."""
         choice, engine, (r0, r1, c0, c1) = self._choice, self._session.engine, window
         found = engine.failed([band[r0:r1, c0:c1] for band in layers.values()], choice.winners[r0:r1, c0:c1])
         if found is None:
@@ -260,20 +294,30 @@ class Contest:
         box = r0 + top, r0 + bottom, c0 + left, c0 + right
         part = slice(box[0], box[1]), slice(box[2], box[3])
         keys = engine.keys_of(choice.quality[part], choice.winners[part], choice.selected, bad)
-        low, high = (engine.empty(bad.shape, np.uint16, NODATA) for _ in INDEX_BANDS)
-        return self._area(box, keys, low, high, ValueState(keys, *self._values(box))), bad
+        best = ValueState(
+            engine.empty(bad.shape, np.uint32, NO_KEY),
+            *(engine.empty(bad.shape, np.uint16, NODATA) for _ in INDEX_BANDS),
+        )
+        return Area(box, keys, best, ValueState(keys, *self._values(box)), bad)
 
     def _repair(
-        self, layers: Mapping[str, Any], area: Area, bad: Any
+        self, layers: Mapping[str, Any], area: Area, window: Window
     ) -> tuple[Block | None, NDArray[np.int64], NDArray[np.int64]]:
         """The block to paint again, and how many pixels each rank lost and won by the change."""
         choice, engine, best = self._choice, self._session.engine, area.best
-        r0, r1, c0, c1 = area.window
-        winners = choice.winners[r0:r1, c0:c1]
-        lost = engine.reopen([b[r0:r1, c0:c1] for b in layers.values()], winners, bad, len(choice.masks))
-        won = self._settle(area, bad)
+        r0, r1, c0, c1 = window
+        n, winners = len(choice.masks), choice.winners[r0:r1, c0:c1]
+        lost = engine.reopen([b[r0:r1, c0:c1] for b in layers.values()], winners, area.failed, n)
         # what is ranked against nothing is copied: the new winners' values to where they are kept
-        kept = ValueState(engine.empty(bad.shape, np.uint32, NO_KEY), *self._values(area.window))
-        engine.rank_values(kept, best.keys, 0, best.low, best.high)
-        block = Block(area.window, engine.only(winners, bad)) if won[:-1].any() else None
-        return block, lost, won
+        engine.fill(area.keys, NO_KEY)
+        engine.rank_values(ValueState(area.keys, *self._values(window)), best.keys, 0, best.low, best.high)
+        again, scored = engine.empty(winners.shape, winners.dtype, -1), engine.empty(winners.shape, np.uint16)
+        engine.settle(best.keys, scored, again, n, area.failed)
+        won = self._settle(area, window)  # last: whoever begins anew finds the same winners lost
+        return Block(window, again) if won[:-1].any() else None, lost, won
+
+
+def _halves(windows: Sequence[Window]) -> list[Sequence[Window]]:
+    """Some windows in two groups; of a single one its halves, as far as it has any."""
+    middle = len(windows) // 2
+    return [windows[:middle], windows[middle:]] if middle else [[half] for half in halves(windows[0])]

@@ -50,17 +50,18 @@ async def in_parts(
         If there is no room for a part that cannot be cut.
     """
     found = await together([session.compute(_attempt, *job) for job in jobs], on_done)
+    if None in found:
+        await make_room(session, masks)
     for n, job in enumerate(jobs):
         if found[n] is None:
-            await make_room(session, masks)
+            _let_go(masks)  # of those that the last one kept, too
             found[n] = await session.compute(_part_by_part, *job, cut)
     return found
 
 
 async def make_room(session: Session, masks: Sequence[SceneMask] = ()) -> None:
     """Have memory given back that is only kept, or held by what is left of a failed attempt."""
-    for mask in masks:
-        mask.kept = None
+    _let_go(masks)
     await session.compute(session.engine.synchronize)  # loads that nobody waits for any more
     await session.compute(gc.collect)  # errors of tasks and the frames of these hold each other
 
@@ -74,11 +75,15 @@ def keep_codes(session: Session, mask: SceneMask) -> None:
         clear_frames(error.__traceback__)
 
 
+def _let_go(masks: Sequence[SceneMask]) -> None:
+    for mask in masks:
+        mask.kept = None
+
+
 def _attempt(work: Callable[[Window], T], window: Window) -> list[tuple[Window, T]] | None:
     try:
         return [(window, work(window))]
-    except MemoryError as error:
-        clear_frames(error.__traceback__)  # some hold the error, and with it arrays
+    except MemoryError:
         return None
 
 
@@ -91,5 +96,5 @@ def _part_by_part(
         parts = cut(window)
         if len(parts) < 2:
             raise
-        clear_frames(error.__traceback__)
+        clear_frames(error.__traceback__)  # some hold the error, and with it arrays
     return [pair for part in parts for pair in _part_by_part(work, part, cut)]
