@@ -113,7 +113,7 @@ def test_any_call_may_find_no_room(server: Any, options: dict[str, Any]) -> None
     with refusing(lambda name, _: counted.append(name) or False):
         run(server, **options)
     rng = np.random.default_rng(len(counted))
-    for first in sorted(rng.choice(len(counted), 8, replace=False)):
+    for first in sorted(rng.choice(len(counted), 5, replace=False)):
         with refusing(one_after(int(first), times=1 + int(first) % 2)) as refused:
             got = run(server, **options)
         assert refused
@@ -132,7 +132,7 @@ def test_nothing_large_finds_room(server: Any, options: dict[str, Any]) -> None:
     assert_same_run(got, want)
 
 
-@pytest.mark.parametrize("fill", [0.03, 0.1, 0.3])
+@pytest.mark.parametrize("fill", [0.03, 0.3])
 def test_who_was_barred_is_not_when_a_strip_begins_anew(server: Any, fill: float) -> None:
     options: dict[str, Any] = {"tile": "all", "resolution": 30, "top_k": 1, "fill": fill, "threads": 1}
     want, counted = run(server, **options), list[str]()
@@ -195,7 +195,7 @@ def test_what_is_lost_is_told_once(server: Any, rule: str) -> None:
     repair = counted.index("failed")
     settled = [n for n, name in enumerate(counted) if name == "settle" and n > repair]
     compared = [n for n, name in enumerate(counted) if name == "rank_values"]
-    for at in [repair - 1, repair, repair + 2, *settled[:4], *compared[:-1:8], len(counted) - 3]:
+    for at in [repair - 1, repair, repair + 2, *settled[:3], *compared[9:40:15], len(counted) - 3]:
         with refusing(one_after(at)) as refused:
             got = broken()
         assert refused
