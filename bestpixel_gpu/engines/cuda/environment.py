@@ -7,6 +7,7 @@ first found a device is remembered, and its forked children are refused before t
 from __future__ import annotations
 
 import os
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -53,8 +54,9 @@ def installed(*distributions: str) -> list[str]:
     return found
 
 
+@cache
 def _import_cupy() -> tuple[Any, str | None]:
-    """CuPy, or what keeps it from being imported."""
+    """CuPy, or what keeps it from being imported: looked for once, as each look costs most of a millisecond."""
     found = installed(*CUPY)
     if len(found) > 1:
         both = " and ".join(found)

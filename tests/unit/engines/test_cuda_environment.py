@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -50,7 +51,7 @@ class Cupy(ModuleType):
 
 
 @pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+def bare(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     """No CUDA used so far, no distribution of CuPy installed: the set of those that are."""
     there: set[str] = set()
 
@@ -63,7 +64,9 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.setattr(environment, "_used_in", set())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "cupy", None)  # importing it fails as if it were not there
-    return there
+    environment._import_cupy.cache_clear()
+    yield there
+    environment._import_cupy.cache_clear()
 
 
 @pytest.fixture
@@ -72,6 +75,7 @@ def use(monkeypatch: pytest.MonkeyPatch, bare: set[str]):
         cupy = Cupy(**answers)
         bare.add("cupy-cuda12x")
         monkeypatch.setitem(sys.modules, "cupy", cupy)
+        environment._import_cupy.cache_clear()
         return cupy
 
     return put
