@@ -49,6 +49,7 @@ class Location:
     key: str
 
 
+@lru_cache(maxsize=4096)
 def locate(href: str) -> Location:
     """Return the place of `href`: web address, ``file://`` URL, path or ``s3://`` of a public bucket.
 
