@@ -163,10 +163,9 @@ def _kept_cells(found: MaskStatistics, cells: int) -> tuple[NDArray[Any], ...]:
     if cells == CELLS:
         seen = valid > 0
         return ((2 * clear >= valid) & seen).reshape(*shape, -1), seen.reshape(*shape, -1)
-    fine = (*shape, cells, CELLS // cells, cells, CELLS // cells)
-    return tuple(
-        a.reshape(fine).sum(axis=(3, 5), dtype=np.uint16).reshape(*shape, -1) for a in (clear, valid)
-    )
+    step = CELLS // cells
+    fine = [(..., slice(i, None, step), slice(j, None, step)) for i in range(step) for j in range(step)]
+    return tuple(np.sum([a[part] for part in fine], 0, np.uint16).reshape(*shape, -1) for a in (clear, valid))
 
 
 def counts_of(session: Session, masks: Sequence[SceneMask]) -> SceneCounts:

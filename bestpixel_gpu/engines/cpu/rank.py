@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -148,16 +149,14 @@ def statistics(
     cells: bool,
 ) -> MaskStatistics:
     """Clear and valid output pixels per chunk, and per cell if asked; see the contract."""
-    rows, cols = chunks.edges_in(window)
     parts = CELLS if cells else 1
-    row_edges, col_edges = _cell_edges(rows, parts), _cell_edges(cols, parts)
-    shape = (len(rows) - 1, parts, len(cols) - 1, parts)
+    shape, line_of, col_edges = _cells_of(chunks, window, parts)
     clear = np.zeros((shape[0] * parts, shape[2] * parts), np.int64)
     valid = np.zeros_like(clear)
-    runs = _runs_of(table.clear)
+    runs = _runs_of(table)
     for first, strip in strips(mask, positions, window, footprint, np.empty(0, np.int64)):
-        line_of = np.searchsorted(row_edges, np.arange(first, first + len(strip)) - window[0], "right") - 1
-        tally(*plane(strip), runs, line_of, col_edges, clear, valid)
+        lines = line_of[first - window[0] :][: len(strip)]
+        tally(*plane(strip), runs, lines, col_edges, clear, valid)
     per_chunk = [a.reshape(shape).sum(axis=(1, 3)) for a in (clear, valid)]
     if not cells:
         return MaskStatistics(*per_chunk)
@@ -165,10 +164,22 @@ def statistics(
     return MaskStatistics(*per_chunk, *per_cell)
 
 
-def _runs_of(clear: NDArray[np.bool_]) -> NDArray[np.uint8]:
+@lru_cache(maxsize=16)
+def _runs_of(table: MaskTable) -> NDArray[np.uint8]:
     """(first, last) of the runs of clear codes."""
-    edges = np.flatnonzero(np.diff(clear.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+    edges = np.flatnonzero(np.diff(table.clear.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
     return (edges - [0, 1]).astype(np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _cells_of(
+    chunks: ChunkGrid, window: Window, parts: int
+) -> tuple[tuple[int, int, int, int], NDArray[np.int64], NDArray[np.int64]]:
+    """How cells cut a window, the same for all masks: their shape, the cell row of each row, column edges."""
+    rows, cols = chunks.edges_in(window)
+    row_edges, col_edges = _cell_edges(rows, parts), _cell_edges(cols, parts)
+    line_of = np.repeat(np.arange(len(row_edges) - 1), np.diff(row_edges))
+    return (len(rows) - 1, parts, len(cols) - 1, parts), line_of, col_edges
 
 
 def _cell_edges(edges: NDArray[np.int64], parts: int) -> NDArray[np.int64]:
