@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.bands import BandFiles
 from bestpixel_gpu.compositing.choice import Choice
-from bestpixel_gpu.compositing.painting import Block, Room, Round, paint_round, plan_round
+from bestpixel_gpu.compositing.painting import Room, paint_round
+from bestpixel_gpu.compositing.rounds import Block, Round, plan_round
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.compositing.shortage import halves, in_parts, make_room
 from bestpixel_gpu.compositing.sweeps import compete, own_keys

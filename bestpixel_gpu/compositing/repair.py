@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.choice import Choice
-from bestpixel_gpu.compositing.painting import Block
+from bestpixel_gpu.compositing.rounds import Block
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.compositing.shortage import halves, in_parts
 from bestpixel_gpu.compositing.sweeps import compete

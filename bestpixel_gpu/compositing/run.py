@@ -13,17 +13,9 @@ from bestpixel_gpu.compositing.candidates import find_candidates, read_chosen
 from bestpixel_gpu.compositing.choice import Choice, choose, show_scores, take_winners
 from bestpixel_gpu.compositing.contest import AREA_PIXEL_BYTES, Contest
 from bestpixel_gpu.compositing.masks import SceneMask
-from bestpixel_gpu.compositing.painting import (
-    Block,
-    Room,
-    Round,
-    in_flight,
-    least_tiles,
-    paint_round,
-    plan_finer,
-    plan_fitting,
-)
+from bestpixel_gpu.compositing.painting import Room, paint_round
 from bestpixel_gpu.compositing.repair import next_winners
+from bestpixel_gpu.compositing.rounds import Block, Round, in_flight, least_tiles, plan_finer, plan_fitting
 from bestpixel_gpu.compositing.scenes import find_scenes, frozen, no_scenes
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.compositing.sweeps import counts_of, keep_chosen, ranking_bytes, release_codes

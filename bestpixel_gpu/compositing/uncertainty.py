@@ -15,15 +15,8 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.compositing.bands import BandFiles
 from bestpixel_gpu.compositing.choice import Choice
-from bestpixel_gpu.compositing.painting import (
-    Block,
-    Room,
-    Round,
-    in_flight,
-    least_tiles,
-    paint_round,
-    plan_fitting,
-)
+from bestpixel_gpu.compositing.painting import Room, paint_round
+from bestpixel_gpu.compositing.rounds import Block, Round, in_flight, least_tiles, plan_fitting
 from bestpixel_gpu.compositing.session import Session, together
 from bestpixel_gpu.compositing.sweeps import own_keys
 from bestpixel_gpu.engines.contract import NODATA, Sums, TapGeometry, TapSource, Window

@@ -12,7 +12,7 @@ from emulated_device import EmulatedDevice, host
 from whole_run import HOME, assert_same, run
 
 from bestpixel_gpu import engines
-from bestpixel_gpu.compositing import painting, setup, shortage
+from bestpixel_gpu.compositing import rounds, setup, shortage
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
 from bestpixel_gpu.errors import MemoryLimitError
@@ -58,7 +58,7 @@ class ScarceDevice(EmulatedDevice):
 def on_device(monkeypatch: pytest.MonkeyPatch) -> OnDevice:
     """Runs in small pieces; on a device, if one is given, that has `room` bytes left when a stage begins."""
     monkeypatch.setattr(setup, "chunk_edges", lambda origin, size: chunk_edges(origin, size, 48))
-    monkeypatch.setattr(painting, "SMALL_GRID", 0)
+    monkeypatch.setattr(rounds, "SMALL_GRID", 0)
     monkeypatch.setattr(shortage, "LEAST_SIDE", 12)
 
     def run_there(

@@ -26,7 +26,7 @@ from whole_run import (
 )
 
 from bestpixel_gpu import explain
-from bestpixel_gpu.compositing import painting, setup
+from bestpixel_gpu.compositing import rounds, setup
 from bestpixel_gpu.compositing import run as the_run
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.engines.cpu.engine import CpuEngine
@@ -66,13 +66,13 @@ def test_threads(server: Any, want: Any, threads: int) -> None:
 @pytest.mark.parametrize("across", [1, 2, 3])
 def test_fix_15_blocks(server: Any, want: Any, monkeypatch: pytest.MonkeyPatch, across: int) -> None:
     seen = []
-    real = painting.block_windows
+    real = rounds.block_windows
 
     def spy(rows: Any, cols: Any, n: int) -> Any:
         seen.append(n)
         return real(rows, cols, n)
 
-    monkeypatch.setattr(painting, "block_windows", spy)
+    monkeypatch.setattr(rounds, "block_windows", spy)
     monkeypatch.setattr(setup, "Session", partial(Session, block_cols=across))
     assert_same(run(server, **SEAM), want)
     assert seen == [across]
@@ -97,13 +97,13 @@ def test_a_memory_limit_that_forces_column_strips(
     server: Any, want: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    real = painting.block_windows
+    real = rounds.block_windows
 
     def spy(rows: Any, cols: Any, across: int) -> Any:
         widths.append(across)
         return real(rows, cols, across)
 
-    monkeypatch.setattr(painting, "block_windows", spy)
+    monkeypatch.setattr(rounds, "block_windows", spy)
     allow(monkeypatch, **LEAST)
     monkeypatch.setattr(the_run, "ranking_bytes", lambda *_: 0)  # so that tiles decide what is needed
     limit = least_for_first_plan(server, want, widths, **SEAM) - 8192
@@ -117,23 +117,23 @@ def test_a_memory_limit_that_forces_column_strips(
 
 def test_a_small_grid_is_one_block_where_memory_allows(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks: list[int] = []
-    real = painting.block_windows
+    real = rounds.block_windows
 
     def spy(rows: Any, cols: Any, across: int) -> Any:
         made = real(rows, cols, across)
         blocks.append(len(made))
         return made
 
-    monkeypatch.setattr(painting, "block_windows", spy)
+    monkeypatch.setattr(rounds, "block_windows", spy)
     options = SEAM | {"resolution": 9}
     whole = run(server, **options)
     assert blocks == [1]
-    assert whole.grid.width * whole.grid.height <= painting.SMALL_GRID
-    monkeypatch.setattr(painting, "SMALL_GRID", 0)
+    assert whole.grid.width * whole.grid.height <= rounds.SMALL_GRID
+    monkeypatch.setattr(rounds, "SMALL_GRID", 0)
     assert_same(run(server, **options), whole)
     assert blocks[1] > 1
     monkeypatch.undo()
-    monkeypatch.setattr(painting, "block_windows", spy)
+    monkeypatch.setattr(rounds, "block_windows", spy)
     allow(monkeypatch, **LEAST)
     monkeypatch.setattr(the_run, "ranking_bytes", lambda *_: 0)  # so that tiles decide what is needed
     limit = least_for_first_plan(server, whole, blocks, **options) - 8192

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from whole_run import HOME, assert_same, item_of, path_of, run, winners
 
-from bestpixel_gpu.compositing import painting, setup, shortage
+from bestpixel_gpu.compositing import rounds, setup, shortage
 from bestpixel_gpu.compositing.session import Session
 from bestpixel_gpu.engines.contract import Window
 from bestpixel_gpu.engines.cpu.engine import CpuEngine
@@ -42,7 +42,7 @@ CASES: list[dict[str, Any]] = [
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks and blocks of which a small grid has some."""
     monkeypatch.setattr(setup, "chunk_edges", lambda origin, size: chunk_edges(origin, size, 48))
-    monkeypatch.setattr(painting, "SMALL_GRID", 0)
+    monkeypatch.setattr(rounds, "SMALL_GRID", 0)
     monkeypatch.setattr(shortage, "LEAST_SIDE", 12)
 
 
