@@ -97,7 +97,7 @@ def received(engine: Engine, tiles: Sequence[CompressedTile]) -> list[Compressed
 
 
 def measure(bench: Bench, given: Stack, repeats: int) -> dict[str, Any]:
-    """Seconds, processor seconds and bytes of each way; the first composite pins what the others use."""
+    """Seconds, processor seconds, bytes and copies of each way; the first composite pins what others use."""
     found: dict[str, Any] = {}
     for way, cap in WAYS.items():
         engine = bench.engine(receive_bytes=cap)
@@ -112,7 +112,7 @@ def measure(bench: Bench, given: Stack, repeats: int) -> dict[str, Any]:
         seconds = {"first": first, "seconds": float(np.median(taken)), "processor_seconds": processor}
         found[way] = {
             **(dict.fromkeys(seconds) if bench.emulated else seconds), "repeats": len(taken),
-            "straight_bytes": facts["straight_bytes"], "gathered_bytes": facts["gathered_bytes"],
+            **{name: facts[name] for name in ("straight_bytes", "gathered_bytes", "batches", "copies")},
             "checksums": sums,
         }  # fmt: skip
     return found

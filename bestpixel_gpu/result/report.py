@@ -109,8 +109,8 @@ class Report:
     device_facts: dict[str, Any] = field(default_factory=dict)
     """Of a CUDA device: model, compute capability, versions, what inflates; streams and decoded bytes that
     device and host inflated in this run (and in runs beside it: they share the device), and stored bytes
-    that went to the device straight from where they were received, or gathered; the rates seen by then,
-    decoded GB/s by way of decoding."""
+    that went to the device straight from where they were received, or gathered, with the batches and copies
+    that took; the rates seen by then, decoded GB/s by way of decoding."""
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     items_found: int = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -20,11 +19,6 @@ Take = Callable[[int], memoryview]
 """Gives that many writable bytes of any content; any thread may ask."""
 
 
-def ordinary(size: int) -> NDArray[np.uint8]:
-    """Return a block as NumPy makes it."""
-    return np.empty(size, np.uint8)
-
-
 class Buffers:
     """Blocks of memory that come back when the last view of them is gone.
 
@@ -35,14 +29,10 @@ class Buffers:
     ----------
     cap : int
         About the most bytes that lie ready.
-    allocate : callable
-        Makes a block of that many bytes; what it raises, :meth:`take` raises.
     """
 
-    def __init__(
-        self, cap: int = KEPT_BYTES, allocate: Callable[[int], NDArray[np.uint8]] = ordinary
-    ) -> None:
-        self._cap, self._allocate = cap, allocate
+    def __init__(self, cap: int = KEPT_BYTES) -> None:
+        self._cap = cap
         self._ready: dict[int, deque[NDArray[np.uint8]]] = {}
 
     @property
@@ -53,25 +43,20 @@ class Buffers:
     def take(self, size: int) -> memoryview:
         """Return `size` writable bytes of any content."""
         if size < _SMALL:
-            return ordinary(size).data
+            return np.empty(size, np.uint8).data
         full = _rounded(size)
         try:
             block = self._ready[full].pop()
         except (KeyError, IndexError):
-            block = self._allocate(full)
+            block = np.empty(full, np.uint8)
         part = block[:size]
         weakref.finalize(part, self._come_back, block).atexit = False
         return part.data
 
-    def clear(self) -> int:
-        """Give back what lies ready; returns how many bytes."""
-        given = 0
-        for size, blocks in list(self._ready.items()):
-            with suppress(IndexError):
-                while True:
-                    blocks.pop()
-                    given += size
-        return given
+    def clear(self) -> None:
+        """Give back what lies ready."""
+        for blocks in list(self._ready.values()):
+            blocks.clear()
 
     def _come_back(self, block: NDArray[np.uint8]) -> None:
         if self.ready + block.size <= self._cap:

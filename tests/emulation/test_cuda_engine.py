@@ -168,7 +168,7 @@ def test_what_the_report_says(engine_of):
     engine = engine_of()
     assert engine.name == "cuda:0"
     counts = dict.fromkeys(("device_streams", "device_bytes", "host_streams", "host_bytes"), 0)
-    counts |= {"straight_bytes": 0, "gathered_bytes": 0}
+    counts |= dict.fromkeys(("straight_bytes", "gathered_bytes", "batches", "copies"), 0)
     assert engine.describe() == {"device": "emulated", "inflate": "kernels", **counts, "gb_s": {}}
 
 

@@ -23,11 +23,10 @@ from whole_run import HOME, RIGHT, SOUTH, assert_same, forget_headers, item_of, 
 
 from bestpixel_gpu import engines
 from bestpixel_gpu.engines.cpu.engine import CpuEngine
-from bestpixel_gpu.engines.cuda import batches
+from bestpixel_gpu.engines.cuda import runs
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
 from bestpixel_gpu.engines.cuda.share import Share
 from bestpixel_gpu.errors import DeviceError, IncompleteError, PartialResultWarning
-from bestpixel_gpu.transfer import buffers
 
 OnDevice = Callable[..., Any]
 
@@ -141,8 +140,7 @@ def test_whatever_was_received_goes_straight(
     caps = (1 << 30, {"straight_bytes"}), (1 << 16, ways), (0, {"gathered_bytes"}), (None, ways)
     for seed, (cap, goes) in enumerate(caps):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(buffers, "_SMALL", 8)
-            patch.setattr(batches, "STRAIGHT_BYTES", 1)
+            patch.setattr(runs, "STRAIGHT_BYTES", 1)
             device = EmulatedDevice(seed, pinnable=5 << 20 if cap is None else 1 << 30)
             given = {} if cap is None else {"receive_bytes": cap}
             got = on_device(server, endpoint, device=device, **given, **options)

@@ -129,6 +129,8 @@ def test_the_whole_check_runs_without_a_gpu(tmp_path):
     gathered, straight = (found["receive"][way] for way in ("gathered", "straight"))
     assert gathered["gathered_bytes"] == straight["gathered_bytes"] + straight["straight_bytes"]
     assert straight["straight_bytes"] > 10 * straight["gathered_bytes"], "all but the masks"
+    assert gathered["batches"] == gathered["copies"] > 0
+    assert straight["batches"] <= straight["copies"] < 2 * straight["batches"], "few come apart"
     rows = found["verdict"]
     assert {r["row"] for r in rows} == {"G1", "G2", "G3", "G4"}
     assert [r["met"] for r in rows if r["row"] == "G4"] == [True]

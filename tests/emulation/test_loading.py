@@ -22,6 +22,7 @@ from bestpixel_gpu.engines.cuda import loading
 from bestpixel_gpu.engines.cuda.batches import Batch, Entry, Lane
 from bestpixel_gpu.engines.cuda.loading import Loader
 from bestpixel_gpu.engines.cuda.pool import CudaPool
+from bestpixel_gpu.engines.cuda.receive import Receiver
 from bestpixel_gpu.errors import DeviceError, FormatError
 
 
@@ -154,7 +155,7 @@ def entries_of(work):
 def test_the_longest_stream_goes_first():
     device = EmulatedDevice()
     layouts = [TileLayout(codec="deflate", width=8 * n, height=8, bits=16) for n in (3, 9, 1, 5)]
-    batch = Batch(device, Lane(device), entries_of(Work(device, layouts)), None)
+    batch = Batch(device, Lane(device, Receiver(device, 0)), entries_of(Work(device, layouts)), None)
     assert [e.layout.width for e in batch.entries] == [72, 40, 24, 8]
 
 
@@ -486,7 +487,7 @@ def test_turns_tell_each_way_by_itself():
     for i in range(2):
         work.pixels[i][:] = i
         work.tiles[i] = cases.compressed(work.pixels[i], native, i)
-    batch = Batch(device, Lane(device), entries_of(work), None)
+    batch = Batch(device, Lane(device, Receiver(device, 0)), entries_of(work), None)
     with ThreadPoolExecutor(1) as copiers:
         batch.start(copiers)
     batch.finish()

@@ -13,37 +13,88 @@ from emulated_device import EmulatedDevice
 
 from bestpixel_gpu.engines.cuda.batches import Lane
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
-from bestpixel_gpu.engines.cuda.receive import SPARE_BYTES, Receiver, pinned_under
+from bestpixel_gpu.engines.cuda.receive import PIECE, SLAB_BYTES, SPARE_BYTES, Receiver, Slab, slab_of
 from bestpixel_gpu.errors import DeviceError
 
 MIB = 1 << 20
 
 
+def cut(buffer):
+    """An array over a part of a buffer, however that was cut."""
+    return np.frombuffer(buffer[3:].toreadonly()[2:], np.uint8)
+
+
 def pinned(buffer):
-    """Whether a part of a buffer is known to be pinned, however it was cut."""
-    return pinned_under(np.frombuffer(buffer[3:].toreadonly()[2:], np.uint8)) is not None
+    """Whether a part of a buffer is known to be pinned."""
+    return slab_of(cut(buffer)) is not None
 
 
-def test_a_block_is_used_again_when_its_last_view_is_gone():
+def address(buffer):
+    return np.frombuffer(buffer, np.uint8).ctypes.data
+
+
+def test_what_is_received_together_lies_together():
     device = EmulatedDevice()
     receiver = Receiver(device, 64 * MIB)
     assert device.pinned_bytes == 0, "nothing is pinned before it is asked for"
-    part = np.frombuffer(receiver.take(MIB)[5:900], np.uint8)
-    start = pinned_under(part).ctypes.data
-    assert start % 16 == 0
-    other = receiver.take(MIB)
-    assert np.frombuffer(other, np.uint8).ctypes.data != start
-    del part, other
+    sizes = [MIB, 100, 65_537, 1, 300_000]
+    held = [receiver.take(size) for size in sizes]
+    assert [len(buffer) for buffer in held] == sizes
+    assert len({id(slab_of(cut(buffer))) for buffer in held if len(buffer) > 5}) == 1
+    starts = [address(buffer) for buffer in held]
+    gaps = np.diff(starts) - sizes[:-1]
+    assert (gaps >= 0).all()
+    assert (gaps < PIECE).all()
+    assert not any(start % PIECE for start in starts)
+    assert device.pinned_bytes == SPARE_BYTES + SLAB_BYTES
+
+
+def test_a_piece_is_used_again_when_its_last_view_is_gone():
+    device = EmulatedDevice()
+    receiver = Receiver(device, 2 * MIB)
+    first, other = receiver.take(MIB), receiver.take(MIB)
+    start = address(first)
+    part = cut(first)[:900]
+    del first
     gc.collect()
-    for _ in range(5):
-        assert pinned(receiver.take(MIB - 1))
+    assert not pinned(receiver.take(MIB)), "a view of it is left"
+    del part
+    gc.collect()
+    again = receiver.take(MIB - 1)
+    assert address(again) == start
+    assert pinned(other)
     assert device.pinned_bytes == SPARE_BYTES + 2 * MIB
 
 
-def test_small_bodies_are_not_pinned():
-    device = EmulatedDevice()
-    assert not pinned(Receiver(device, MIB).take(65_535))
-    assert device.pinned_bytes == 0
+@pytest.mark.parametrize("seed", range(5))
+def test_pieces_of_a_slab_against_a_map_of_its_bytes(seed):
+    rng = np.random.default_rng(seed)
+    slab, used, out = Slab(np.zeros(1000, np.uint8)), np.zeros(1000, np.bool_), []
+    last, refused = 0, 0
+    for _ in range(2000):
+        size = int(rng.integers(1, 200))
+        if out and rng.random() < 0.5:
+            piece = out.pop(int(rng.integers(len(out))))
+            used[piece] = False
+            slab.take_back(piece)
+        else:
+            edges = np.flatnonzero(np.diff(np.concatenate([[True], used, [True]])))
+            free = sorted(zip(edges[::2], edges[1::2], strict=True), key=lambda room: room[1] <= last)
+            start = next((start for start, end in free if end - start >= size), None)
+            piece = slab.take(size)
+            if start is None:
+                assert piece is None
+                refused += 1
+                continue
+            assert piece == slice(start, start + size), "behind the last one, or else from the start on"
+            used[piece], last = True, piece.stop
+            out.append(piece)
+        assert slab.unused == (not out)
+    assert refused > 20
+    for piece in out:
+        slab.take_back(piece)
+    assert slab.unused
+    assert slab.take(1000) == slice(0, 1000)
 
 
 def test_beyond_its_cap_memory_is_ordinary():
@@ -58,65 +109,82 @@ def test_beyond_its_cap_memory_is_ordinary():
     assert not pinned(Receiver(device, 0).take(MIB))
 
 
-def test_sizes_that_nobody_asks_for_any_more_make_room():
+def test_what_no_slab_can_hold_is_not_pinned():
     device = EmulatedDevice()
-    receiver = Receiver(device, 10 * MIB)
-    held = [receiver.take(MIB) for _ in range(10)]
-    del held[:5]
+    receiver = Receiver(device, 4 * SLAB_BYTES)
+    assert not pinned(receiver.take(SLAB_BYTES + 1))
+    assert device.pinned_bytes == 0
+    held = [receiver.take(SLAB_BYTES) for _ in range(3)]
+    assert all(pinned(buffer) for buffer in held)
+    assert device.pinned_bytes == SPARE_BYTES + 3 * SLAB_BYTES
+
+
+def test_a_slab_that_is_full_gives_way_to_the_next_and_comes_round():
+    receiver = Receiver(EmulatedDevice(), 2 * SLAB_BYTES)
+    size = SLAB_BYTES // 4
+    held = [receiver.take(size) for _ in range(8)]
+    slabs = [id(slab_of(cut(buffer))) for buffer in held]
+    assert slabs == [slabs[0]] * 4 + [slabs[4]] * 4
+    starts = [address(buffer) for buffer in held]
+    assert not pinned(receiver.take(MIB)), "all is out"
+    del held[:4]  # came first, goes first
     gc.collect()
-    assert not pinned(receiver.take(2 * MIB)), "half of it is in use: those sizes are asked for"
-    del held[:1]
-    gc.collect()
-    assert pinned(receiver.take(2 * MIB))
-    device.synchronize()
-    assert device.pinned_bytes == SPARE_BYTES + 6 * MIB
-    assert all(pinned(b) for b in held), "what is in use stays"
+    again = [receiver.take(size) for _ in range(4)]
+    assert [address(buffer) for buffer in again] == starts[:4]
 
 
 def test_where_the_system_pins_no_more_it_is_not_asked_again():
-    device = EmulatedDevice(pinnable=SPARE_BYTES + 3 * MIB)
+    device = EmulatedDevice(pinnable=SPARE_BYTES + SLAB_BYTES + MIB)
     asked = []
     pin = device.pinned
     device.pinned = lambda size: (asked.append(size), pin(size))[1]
     receiver = Receiver(device, 64 * MIB)
-    held = [receiver.take(MIB) for _ in range(9)]
-    assert [pinned(b) for b in held] == [True] * 3 + [False] * 6
-    assert asked == [SPARE_BYTES] + [MIB] * 4
+    held = [receiver.take(SLAB_BYTES // 2) for _ in range(4)]
+    assert [pinned(b) for b in held] == [True] * 2 + [False] * 2
+    assert asked == [SPARE_BYTES, SLAB_BYTES, SLAB_BYTES]
     device.synchronize()
-    assert device.pinned_bytes == 3 * MIB, "the rest is left to the loader"
+    assert device.pinned_bytes == SLAB_BYTES, "the rest is left to the loader"
     del held
     gc.collect()
     assert all(pinned(receiver.take(MIB)) for _ in range(9))
     receiver.clear()
-    device.pinnable = 64 * MIB
-    held = [receiver.take(MIB) for _ in range(9)]
+    device.pinnable = 128 * MIB
+    held = [receiver.take(SLAB_BYTES) for _ in range(2)]
     assert all(pinned(b) for b in held), "after it was given back it is tried again"
 
 
-def test_the_loaders_lanes_come_before_bodies():
-    device = EmulatedDevice(pinnable=10 * MIB)
+def test_a_lane_takes_its_memory_behind_what_was_received():
+    device = EmulatedDevice()
     receiver = Receiver(device, 64 * MIB)
-    held = [receiver.take(MIB) for _ in range(5)]
-    lanes = [Lane(device, receiver.give_way) for _ in range(2)]
+    body = receiver.take(MIB)
+    block = Lane(device, receiver).pinned(1000)
+    assert block.size == 1000
+    assert block.ctypes.data == address(body) + MIB
+
+
+def test_the_loaders_lanes_come_before_bodies():
+    device = EmulatedDevice(pinnable=SPARE_BYTES + SLAB_BYTES)
+    receiver = Receiver(device, 64 * MIB)
+    held = [receiver.take(SLAB_BYTES // 2) for _ in range(2)]
+    lanes = [Lane(device, receiver) for _ in range(2)]
     assert [lane.pinned(100).size for lane in lanes] == [100, 100]
+    assert device.pinned_bytes == SLAB_BYTES + 4 * MIB, "of their own, in place of the spare"
     del held[0]
     gc.collect()
     assert pinned(receiver.take(MIB)), "what is pinned is used"
-    assert not pinned(receiver.take(2 * MIB)), "and no more is"
     with pytest.raises(MemoryError):
-        Lane(device, receiver.give_way).pinned(8 * MIB)
+        Lane(device, receiver).pinned(SLAB_BYTES)
+    assert not pinned(receiver.take(SLAB_BYTES)), "and no more is"
 
 
 def test_a_forked_child_takes_ordinary_memory_and_asks_no_driver(monkeypatch):
     device = EmulatedDevice()
     receiver = Receiver(device, 8 * MIB)
-    receiver.take(MIB).release()
-    gc.collect()  # one lies ready: its pages are not the child's
+    receiver.take(MIB).release()  # there is room: its pages are not the child's
     monkeypatch.setattr(device, "entered", lambda: pytest.fail("the driver is called"))
     child = os.getpid() + 1
     monkeypatch.setattr(os, "getpid", lambda: child)
     assert not pinned(receiver.take(MIB))
-    assert not pinned(receiver.take(2 * MIB))
 
 
 def test_a_lost_device_receives_into_ordinary_memory():
@@ -147,7 +215,7 @@ def test_many_threads_stay_within_the_cap():
     finally:
         sys.setswitchinterval(before)
     device.synchronize()
-    assert SPARE_BYTES < device.pinned_bytes <= SPARE_BYTES + 8 * MIB
+    assert device.pinned_bytes == SPARE_BYTES + 8 * MIB
 
 
 def test_release_memory_unpins_everything():
@@ -158,7 +226,7 @@ def test_release_memory_unpins_everything():
     del buffer
     gc.collect()
     engine.load(engine.pool(16, 1), [], [])
-    assert device.pinned_bytes == SPARE_BYTES + MIB
+    assert device.pinned_bytes == SPARE_BYTES + SLAB_BYTES
     engine.release_memory()
     gc.collect()
     device.synchronize()

@@ -14,10 +14,10 @@ from loads import LAYOUTS, SMALL, FakeNvcomp, Work
 
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.contract import CompressedTile
-from bestpixel_gpu.engines.cuda import batches
+from bestpixel_gpu.engines.cuda import runs
 from bestpixel_gpu.engines.cuda.batches import Batch
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
-from bestpixel_gpu.transfer import buffers
+from bestpixel_gpu.engines.cuda.receive import PIECE, SLAB_BYTES, SPARE_BYTES
 
 LARGE = TileLayout(codec="deflate", width=160, height=128, bits=16)
 """Of noise, which grows: 40 KiB."""
@@ -39,9 +39,8 @@ def engine_of():
 
 @pytest.fixture
 def any_size(monkeypatch):
-    """However few bytes there are: they are received into pinned memory and go straight."""
-    monkeypatch.setattr(buffers, "_SMALL", 8)
-    monkeypatch.setattr(batches, "STRAIGHT_BYTES", 1)
+    """However few bytes there are: they go straight."""
+    monkeypatch.setattr(runs, "STRAIGHT_BYTES", 1)
 
 
 class Copies(EmulatedDevice):
@@ -78,19 +77,40 @@ def copied(engine):
     return facts["straight_bytes"], facts["gathered_bytes"]
 
 
-def test_neighbours_go_in_one_copy_and_the_rest_is_gathered(engine_of):
+def facts(engine):
+    told = engine.describe()
+    return told["batches"], told["copies"]
+
+
+def test_one_copy_takes_what_lies_together_with_what_is_gathered_and_described(engine_of):
     device = Copies()
     engine = engine_of(device)
     work = Work(device, [LARGE] * 7)
+    sizes = [len(tile.data) for tile in work.tiles]
     alone = work.tiles[6]
     work.tiles = [*receive(engine, work.tiles[:3], 8), *receive(engine, work.tiles[3:6]), alone]
     work.check(engine.load(work.pool, work.slots, work.tiles))
+    assert len(device.sizes) == 1
+    assert sum(sizes) + 16 < device.sizes[0] < sum(sizes) + 4096
+    assert copied(engine) == (sum(sizes[:6]), sizes[6])
+    assert facts(engine) == (1, 1)
+
+
+def test_what_lies_far_from_each_other_goes_in_copies_of_its_own(engine_of):
+    device = Copies()
+    engine = engine_of(device)
+    work = Work(device, [LARGE] * 6)
     sizes = [len(tile.data) for tile in work.tiles]
-    runs, rest = [sum(sizes[:3]) + 16, sum(sizes[3:6])], sizes[6]
-    assert sorted(device.sizes[:2]) == sorted(runs), "before anything is gathered"
-    assert len(device.sizes) == 3
-    assert rest < device.sizes[2] < rest + 4096
-    assert copied(engine) == (sum(sizes[:6]), rest)
+    far = runs.BETWEEN_BYTES + PIECE
+    first, between = receive(engine, work.tiles[:3], 8), engine.receive_buffer(far)
+    work.tiles = [*first, *receive(engine, work.tiles[3:])]
+    beyond = engine.receive_buffer(far)
+    work.check(engine.load(work.pool, work.slots, work.tiles))
+    want = [sum(sizes[:3]) + 16, sum(sizes[3:])]
+    assert sorted(device.sizes[:2]) == sorted(want), "before anything is described"
+    assert device.sizes[2] < 4096
+    assert facts(engine) == (1, 3)
+    del between, beyond
 
 
 def test_bytes_from_anywhere_are_gathered(engine_of):
@@ -102,16 +122,21 @@ def test_bytes_from_anywhere_are_gathered(engine_of):
             work.tiles = receive(engine, work.tiles)
         work.check(engine.load(work.pool, work.slots, work.tiles))
         assert copied(engine) == (0, stored(work))
+        assert facts(engine) == (1, 1)
     assert len(device.sizes) == 2
 
 
 def test_few_bytes_are_gathered_wherever_they_lie(engine_of):
     device = Copies()
     engine = engine_of(device)
-    work = Work(device, [LARGE, SMALL, SMALL, LARGE])
-    work.tiles = receive(engine, work.tiles, 5000)
+    work = Work(device, [SMALL, LARGE, SMALL])
+    far = runs.BETWEEN_BYTES
+    work.tiles = receive(engine, work.tiles, far + 1) + receive(engine, work.tiles, far // 2)
+    work.tiles, held = work.tiles[3:], work.tiles[:3]
     work.check(engine.load(work.pool, work.slots, work.tiles))
-    assert copied(engine) == (0, stored(work)), "four runs, none of 64 KiB"
+    assert copied(engine) == (0, stored(work)), "near each other, but not 64 KiB of them"
+    assert device.sizes[0] < stored(work) + 4096
+    del held
 
 
 @pytest.mark.parametrize("first", [0, 1, 2, 7, 14])
@@ -160,9 +185,9 @@ def forget(batch):
 def overwritten(seed, monkeypatch, keeps):
     """Whether the next answer, received while a batch is under way, spoils its tiles."""
     device = EmulatedDevice(seed)
-    engine = CudaEngine(device, gather=0)
     work = Work(device, [LARGE] * 3, seed)
     size = 1 + stored(work)
+    engine = CudaEngine(device, gather=0, receive_bytes=size + 4096)  # there is no room but in its place
     started, go = threading.Event(), threading.Event()
     start, finish = Batch.start, Batch.finish
 
@@ -198,8 +223,9 @@ def test_a_buffer_is_nobody_elses_until_its_batch_has_ended(monkeypatch):
 def unpinned(seed, monkeypatch, keeps):
     """Whether memory that is given back while a batch is under way spoils its tiles."""
     device = EmulatedDevice(seed)
-    engine = CudaEngine(device, gather=0)
     work = Work(device, [LARGE] * 3, seed)
+    size = -(-(1 + stored(work)) // PIECE) * PIECE
+    engine = CudaEngine(device, gather=0, receive_bytes=size)  # a slab with nothing else in it
     start = Batch.start
 
     def begin(batch, copiers):
@@ -227,7 +253,7 @@ def test_everything_is_unpinned_in_the_end(engine_of):
     work = Work(device, [LARGE] * 4)
     work.tiles = receive(engine, work.tiles[:3]) + work.tiles[3:]
     work.check(engine.load(work.pool, work.slots, work.tiles))
-    assert device.pinned_bytes > 6 << 20, "a lane, the spare and a buffer"
+    assert device.pinned_bytes == SPARE_BYTES + SLAB_BYTES
     work.tiles = []
     engine.synchronize()
     for _ in range(100):  # the loader's thread lets go of a batch after it has told how it went

@@ -1,13 +1,13 @@
 """One batch of stored tiles on its way through the device: a copy, inflate, unpack, statuses.
 
-Bytes that were received into pinned memory go to the device from there, those of neighbours in one
-copy. All others are gathered behind the batch's descriptions in pinned memory of its lane, and go
-in one copy with these. Results come back in one copy behind the work.
+Bytes that were received into pinned memory go to the device from there. All others are gathered
+behind the batch's descriptions, in a piece of pinned memory near what was received last. What lies
+together goes in one copy, mostly all of it. Results come back in one copy behind the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,24 +17,23 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.contract import TILE_CORRUPT, TILE_OK
-from bestpixel_gpu.engines.cuda import tiles
+from bestpixel_gpu.engines.cuda import runs, tiles
 from bestpixel_gpu.engines.cuda.device import Device, Event, blocks
 from bestpixel_gpu.engines.cuda.nvcomp import HEADER, TRAILER, Nvcomp, strip_zlib
 from bestpixel_gpu.engines.cuda.pool import CudaPool
-from bestpixel_gpu.engines.cuda.receive import Pinned, pinned_under
+from bestpixel_gpu.engines.cuda.receive import Receiver, slab_of
+from bestpixel_gpu.engines.cuda.runs import Piece, Run
 from bestpixel_gpu.engines.cuda.share import Turn, Way
-from bestpixel_gpu.transfer.ranges import GAP_BYTES
 
 BLOCK_RATIO = 6
 """Streams that grow less are decoded by a block of threads at many bits at once, others by a warp."""
 STREAMS_PER_BLOCK = 4
 """Warps of ``inflate_streams``, as ``cuda/inflate.cu`` knows it."""
+_BLOCK = -1  # among the numbers of a batch's pieces: its descriptions, and what is gathered
 _WRAPPED_AND_VERIFIED = np.uint32(3)
 COPIERS = 4
 """Threads that fill pinned memory: one alone does not keep up with the device."""
 _ONE_COPIER = 4 << 20  # bytes up to which the loader's own thread is as fast
-STRAIGHT_BYTES = 1 << 16
-"""Fewer bytes are gathered sooner than another copy is asked for. A guess until it is measured."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +77,12 @@ class Entry:
         """Bytes before the one that is best aligned."""
         return HEADER if self.layout.codec == "deflate" else 0
 
+    def piece(self, anywhere: bool) -> Piece | None:
+        """Where it lies in pinned memory; `anywhere` if it may lie anywhere on the device, too."""
+        if slab_of(self.stored) is None:
+            return None
+        return Piece.of(self.stored, None if anywhere else self.before)
+
 
 class Lane:
     """A stream and the pinned memory of the batch that is on it.
@@ -85,58 +90,41 @@ class Lane:
     Parameters
     ----------
     device : Device
-    give_way : callable
-        Has others give up pinned memory, where the system pins no more.
+    receiver : Receiver
+        Gives the memory while it has room, and gives its own up where the system pins no more.
 
     Attributes
     ----------
     straight, gathered : int
         Stored bytes that went to the device from where they were received, and by way of this memory.
+    batches, copies : int
+        What the lane has started, and the copies to the device that it took.
     """
 
-    def __init__(self, device: Device, give_way: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, device: Device, receiver: Receiver) -> None:
         self.stream = device.stream()
-        self.straight = self.gathered = 0
-        self._device, self._give_way = device, give_way
-        self._pinned = np.empty(0, np.uint8)
+        self.straight = self.gathered = self.batches = self.copies = 0
+        self._device, self._receiver = device, receiver
+        self._own = np.empty(0, np.uint8)
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
         """At least `size` bytes; what was in them is lost."""
-        if self._pinned.size < size:
-            self._pinned = np.empty(0, np.uint8)  # given back before more is asked for
+        near = self._receiver.pinned(size)
+        if near is not None:
+            return near
+        if self._own.size < size:
+            self._own = np.empty(0, np.uint8)  # given back before more is asked for
             full = 1 << max(size - 1, 1 << 20).bit_length()
             try:
-                self._pinned = self._device.pinned(full)
+                self._own = self._device.pinned(full)
             except MemoryError:
-                self._give_way()
-                self._pinned = self._device.pinned(full)
-        return self._pinned[:size]
+                self._receiver.give_way()
+                self._own = self._device.pinned(full)
+        return self._own[:size]
 
     def release(self) -> None:
         """Give the memory back; no batch may be on the lane."""
-        self._pinned = np.empty(0, np.uint8)
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """Bytes ``start .. end - 1`` of a pinned buffer, which one copy takes.
-
-    Attributes
-    ----------
-    before : int
-        Bytes before the first that is to be aligned.
-    starts : dict
-        Where each of the entries in it starts in the buffer, by its index in the batch.
-    at : int
-        Where `start` goes in the batch's device memory.
-    """
-
-    buffer: Pinned
-    start: int
-    end: int
-    before: int
-    starts: dict[int, int]
-    at: int = 0
+        self._own = np.empty(0, np.uint8)
 
 
 class Batch:
@@ -164,18 +152,41 @@ class Batch:
         self._count = {way: len(part) for way, part in ways.items()}
         self._streams = len(entries) - len(ways["raw"])
         self._device, self._lane, self._stream, self._nvcomp = device, lane, lane.stream, nvcomp
-        self._lay_out()
-        self._pinned = lane.pinned(self._copied_back.stop)
-        self._memory = device.empty(self._size, np.uint8, lane.stream)
+        self._memory = device.empty(self._lay_out(), np.uint8, lane.stream)
         self._start = device.address(self._memory)
         self._event: Event | None = None
         self._marks: list[Event] = []
 
-    def _lay_out(self) -> None:
-        """Give everything its place: descriptions, stored bytes, results, runs, what is inflated."""
+    def _lay_out(self) -> int:
+        """Give everything its place; how many bytes of device memory that takes."""
         entries, n, k = self.entries, self._streams, self._count["nvcomp"]
-        block = _Block()
+        straight = runs.worth_a_copy(
+            {i: piece for i, e in enumerate(entries) if (piece := e.piece(anywhere=k <= i < n))}
+        )
+        self._lay_out_block([i for i in range(len(entries)) if i not in straight])
+        pieces = straight | {_BLOCK: Piece.of(self._block)}
+        self._runs = sorted(runs.joined(pieces), key=lambda run: _BLOCK in run.pieces)  # the block's is last
+        memory = _Places()
+        at: dict[int, int] = {}
+        for run in self._runs:
+            place = memory.place(run.end - run.start, 0 if run.aligned is None else run.aligned - run.start)
+            at |= {i: place + pieces[i].start - run.start for i in run.pieces}
+            run.at = place
+        self._block_at = at[_BLOCK]
+        at |= {i: self._block_at + place for i, place in self._gathered.items()}
+        self._stored = [at[i] for i in range(len(entries))]
+        self._inflated = [
+            memory.place(e.layout.inflated_bytes) if not e.layout.in_place else None for e in entries[:n]
+        ]
+        self._work_bytes = self._nvcomp_work_bytes() if k else 0
+        self._work = memory.place(self._work_bytes)
+        return memory.place(0)
+
+    def _lay_out_block(self, gathered: list[int]) -> None:
+        """Take pinned memory for descriptions, for what does not go straight, and for results."""
+        entries, n, k = self.entries, self._streams, self._count["nvcomp"]
         self._undone = [i for i, e in enumerate(entries) if i >= n or not tiles.is_native(e.layout)]
+        block = _Places()
         for name in ("in_at", "out_at"):
             block.field(name, np.uint64, n)
         for name in ("in_size", "out_size"):
@@ -183,38 +194,23 @@ class Batch:
         for name in ("payload", "payload_size", "room"):
             block.field(name, np.uint64, k)
         block.field("tiles", np.int64, len(self._undone) * len(tiles.Tile._fields))
-        self._runs = _runs(entries, range(k, n))
-        straight = {i for run in self._runs for i in run.starts}
-        self._gathered = [i for i in range(len(entries)) if i not in straight]
-        self._stored = [0] * len(entries)
-        for i in self._gathered:
-            self._stored[i] = block.place(entries[i].stored.size, entries[i].before)
-        self._copied_in = slice(0, block.place(0))
+        self._gathered = {i: block.place(entries[i].stored.size, entries[i].before) for i in gathered}
+        results = block.place(0)
         block.field("status", np.int32, n)
         block.field("written", np.uint32, n)
         block.field("written_nvcomp", np.uint64, k)
-        self._copied_back = slice(self._copied_in.stop, block.place(0))
-        for run in self._runs:  # beyond what has its like in the lane's memory
-            run.at = block.place(run.end - run.start, run.before)
-            for i, start in run.starts.items():
-                self._stored[i] = run.at + start - run.start
-        self._inflated = [
-            block.place(e.layout.inflated_bytes) if not e.layout.in_place else None for e in entries[:n]
-        ]
-        self._work_bytes = self._nvcomp_work_bytes() if k else 0
-        self._work = block.place(self._work_bytes)
-        self._size = block.place(0)
+        self._results = slice(results, block.place(0))
         self._fields = block.fields
+        self._block = self._lane.pinned(self._results.stop)
 
     def start(self, copiers: Executor) -> None:
         """Fill the pinned memory and ask for all the work; returns before it is done."""
         device, stream = self._device, self._stream
-        for run in self._runs:  # on their way while the rest is gathered
-            target = self._memory[run.at : run.at + run.end - run.start]
-            device.copy_in(target, run.buffer[run.start : run.end], stream)
+        for run in self._runs[:-1]:  # on their way while the last one's block is filled
+            self._copy(run)
         self._describe()
         self._gather(copiers)
-        device.copy_in(self._memory[self._copied_in], self._pinned[self._copied_in], stream)
+        self._copy(self._runs[-1])
         pools = {id(e.pool): e.pool for e in self.entries}.values()
         for pool in pools:
             stream.wait_for(pool.read)
@@ -222,7 +218,8 @@ class Batch:
         wanted = [e.inside or (e.layout.height, 0) for e in (self.entries[i] for i in self._undone)]
         rows = max((rows for rows, _ in wanted), default=0)
         tiles.undo(device, self._on_device("tiles"), len(self._undone), rows, stream)
-        device.copy_out(self._pinned[self._copied_back], self._memory[self._copied_back], stream)
+        results = self._on_device("status")[: self._results.stop - self._results.start]
+        device.copy_out(self._block[self._results], results, stream)
         self._event = stream.record()
         for pool in pools:
             pool.loading([e.slot for e in self.entries if e.pool is pool], self._event)
@@ -256,6 +253,10 @@ class Batch:
         """Whether an entry was given to nvCOMP."""
         return i < self._count["nvcomp"]
 
+    def _copy(self, run: Run) -> None:
+        target = self._memory[run.at : run.at + run.end - run.start]
+        self._device.copy_in(target, run.memory[run.start : run.end], self._stream)
+
     def _describe(self) -> None:
         n, k = self._streams, self._count["nvcomp"]
         entries, start = self.entries, self._start
@@ -277,16 +278,20 @@ class Batch:
         self._on_host("tiles")[:] = np.array(described, np.int64).ravel()
 
     def _gather(self, copiers: Executor) -> None:
+        places = list(self._gathered.items())
+
         def copy(part: slice) -> None:
-            for i in self._gathered[part]:
-                stored, at = self.entries[i].stored, self._stored[i]
-                self._pinned[at : at + stored.size] = stored
+            for i, at in places[part]:
+                stored = self.entries[i].stored
+                self._block[at : at + stored.size] = stored
 
-        gathered = sum(self.entries[i].stored.size for i in self._gathered)
-        self._lane.gathered += gathered
-        self._lane.straight += sum(e.stored.size for e in self.entries) - gathered
-
-        if self._copied_in.stop < _ONE_COPIER:
+        gathered = sum(self.entries[i].stored.size for i, _ in places)
+        lane = self._lane
+        lane.gathered += gathered
+        lane.straight += sum(e.stored.size for e in self.entries) - gathered
+        lane.batches += 1
+        lane.copies += len(self._runs)
+        if gathered < _ONE_COPIER:
             copy(slice(None))
         else:
             list(copiers.map(copy, (slice(i, None, COPIERS) for i in range(COPIERS))))
@@ -317,7 +322,8 @@ class Batch:
 
     def _inflate_by_nvcomp(self, n: int) -> None:
         assert self._nvcomp is not None
-        nvcomp, at = self._nvcomp, {name: self._start + f.at for name, f in self._fields.items()}
+        nvcomp, start = self._nvcomp, self._start + self._block_at
+        at = {name: start + field.at for name, field in self._fields.items()}
 
         def decompress(handle: int) -> None:
             nvcomp.decompress_async(
@@ -346,36 +352,11 @@ class Batch:
 
     def _on_host(self, name: str) -> NDArray[Any]:
         field = self._fields[name]
-        return self._pinned[field.at : field.at + field.size].view(field.dtype)
+        return self._block[field.at : field.at + field.size].view(field.dtype)
 
     def _on_device(self, name: str, first: int = 0) -> Any:
         field = self._fields[name]
-        return self._memory[field.at + first * field.dtype.itemsize :]
-
-
-def _runs(entries: Sequence[Entry], anywhere: range) -> list[Run]:
-    """Neighbours in pinned buffers, and the bytes that were received between them.
-
-    Streams of the entries `anywhere` are read from any address by the kernels. nvCOMP and unpacking want
-    theirs aligned, so those join a run only where it happens to put them right.
-    """
-    lying: list[tuple[int, int, int, Pinned]] = []
-    for i, entry in enumerate(entries):
-        buffer = pinned_under(entry.stored)
-        if buffer is not None:
-            start = entry.stored.ctypes.data - buffer.ctypes.data
-            lying.append((id(buffer), start, i, buffer))
-    runs: list[Run] = []
-    for _, start, i, buffer in sorted(lying, key=lambda place: place[:3]):
-        end, before = start + entries[i].stored.size, entries[i].before
-        last = runs[-1] if runs else None
-        if last is not None and last.buffer is buffer and start <= last.end + GAP_BYTES:
-            aligned = (start + before - last.start - last.before) % tiles.ALIGNMENT == 0
-            if aligned or i in anywhere:
-                last.end, last.starts[i] = max(last.end, end), start
-                continue
-        runs.append(Run(buffer, start, end, before, {i: start}))
-    return [run for run in runs if run.end - run.start >= STRAIGHT_BYTES]
+        return self._memory[self._block_at + field.at + first * field.dtype.itemsize :]
 
 
 class _Field(NamedTuple):
@@ -384,7 +365,7 @@ class _Field(NamedTuple):
     size: int
 
 
-class _Block:
+class _Places:
     """Places in a block of memory, one behind the other."""
 
     def __init__(self) -> None:

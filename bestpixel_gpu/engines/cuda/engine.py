@@ -164,7 +164,7 @@ class CudaEngine:
             inflated_bytes=min(INFLATED_BYTES, free // _IN_A_BATCH),
             gather=gather,
             share=share,
-            give_way=self._receiver.give_way,
+            receiver=self._receiver,
         )
         self._maps, self._tables = Maps(device), Tables(device)
 
@@ -192,7 +192,7 @@ class CudaEngine:
         return CudaPool(self._device, slot_bytes, n_slots)
 
     def receive_buffer(self, size: int) -> memoryview:
-        """Writable bytes for a body; large ones are pinned, and tiles in them go straight to the device."""
+        """Writable bytes for a body, pinned if there is room: tiles in them go straight to the device."""
         return self._receiver.take(size)
 
     def load(self, pool: Pool, slots: Sequence[int], tiles: Sequence[CompressedTile]) -> LoadTicket:
@@ -362,12 +362,15 @@ class CudaEngine:
         """Device, driver, versions, who inflated how much, and the rates by which that was divided.
 
         Of the stored bytes that went to the device, some went straight from where they were received,
-        the others were gathered first.
+        the others were gathered first; `copies` took all of them there, in `batches`.
         """
         inflate, share = str(self._nvcomp) if self._nvcomp is not None else "kernels", self._loader.share
+        lanes = self._loader.lanes
         ways = {
-            "straight_bytes": sum(lane.straight for lane in self._loader.lanes),
-            "gathered_bytes": sum(lane.gathered for lane in self._loader.lanes),
+            "straight_bytes": sum(lane.straight for lane in lanes),
+            "gathered_bytes": sum(lane.gathered for lane in lanes),
+            "batches": sum(lane.batches for lane in lanes),
+            "copies": sum(lane.copies for lane in lanes),
         }
         return {**self._device.describe(), "inflate": inflate, **share.counts, **ways, "gb_s": share.rates()}
 

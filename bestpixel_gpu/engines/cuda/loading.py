@@ -29,6 +29,7 @@ from bestpixel_gpu.engines.cuda.batches import COPIERS, Batch, Entry, Lane
 from bestpixel_gpu.engines.cuda.device import Device
 from bestpixel_gpu.engines.cuda.nvcomp import Nvcomp
 from bestpixel_gpu.engines.cuda.pool import CudaPool
+from bestpixel_gpu.engines.cuda.receive import Receiver
 from bestpixel_gpu.engines.cuda.share import Share, Way
 from bestpixel_gpu.errors import DeviceError
 
@@ -125,8 +126,8 @@ class Loader:
         Seconds that the first batch after a rest waits for more.
     share : Share, optional
         Who divides the streams between device and host; one that learns, with half of the processors.
-    give_way : callable
-        As for :class:`~bestpixel_gpu.engines.cuda.batches.Lane`.
+    receiver : Receiver, optional
+        Gives pinned memory; one of its own that has none for bodies.
     """
 
     def __init__(
@@ -138,13 +139,14 @@ class Loader:
         inflated_bytes: int = INFLATED_BYTES,
         gather: float = GATHER_SECONDS,
         share: Share | None = None,
-        give_way: Callable[[], object] = lambda: None,
+        receiver: Receiver | None = None,
     ) -> None:
         self._device, self._nvcomp = device, nvcomp
         self._stored_bytes, self._inflated_bytes = stored_bytes, inflated_bytes
         self._gather = gather
         self.share = share or Share(_host_workers())
-        self.lanes = [Lane(device, give_way), Lane(device, give_way)]
+        receiver = receiver or Receiver(device, 0)
+        self.lanes = [Lane(device, receiver), Lane(device, receiver)]
         self._waiting: deque[Entry] = deque()
         self._open: set[LoadTicket] = set()
         self._changed = threading.Condition()

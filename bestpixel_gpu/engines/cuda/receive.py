@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
+from bisect import bisect
+from collections import deque
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,29 +16,72 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.cuda.device import Device
 from bestpixel_gpu.errors import DeviceError
-from bestpixel_gpu.transfer.buffers import BUFFERS, Buffers
+from bestpixel_gpu.transfer.buffers import BUFFERS
 
 RECEIVE_BYTES = 384 << 20
 """Pinned at most: tiles on the way (256 MiB with plenty of memory), those kept for repair (64), and masks."""
+SLAB_BYTES = 32 << 20
+"""Pinned at once, for the device's streams wait for each other meanwhile; larger bodies are not pinned."""
 SPARE_BYTES = 4 << 20
 """Pinned before all else and given up when the system refuses more: the loader's lanes find room then."""
+PIECE = 64
+"""Bodies start at multiples of it: no two share a line of the cache."""
 
 
 class Pinned(np.ndarray[Any, np.dtype[np.uint8]]):
-    """Pinned memory. A type of its own, so that whoever gets a view of it can tell (:func:`pinned_under`)."""
+    """Pinned memory. A type of its own, so that whoever gets a view of it can tell (:func:`slab_of`)."""
 
 
-def pinned_under(stored: NDArray[np.uint8]) -> Pinned | None:
-    """The pinned buffer in which an array over a body's bytes lies; ``None`` if they lie elsewhere."""
-    whole = getattr(stored.base, "obj", None)  # what a memoryview was made of, however it was cut since
-    return whole if isinstance(whole, Pinned) else None
+def slab_of(array: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """The slab in which a piece lies, or an array over a body's bytes; ``None`` if they lie elsewhere."""
+    piece = getattr(array.base, "obj", array)  # what a memoryview was made of, however it was cut since
+    return piece.base if isinstance(piece, Pinned) else None
+
+
+class Slab:
+    """Pinned memory given out in pieces, each behind the one before, round and round.
+
+    What is received at one time so lies together, and goes to the device together.
+    """
+
+    def __init__(self, memory: NDArray[np.uint8]) -> None:
+        self.memory = memory.view(Pinned)
+        self._free = [(0, memory.size)]
+        self._next = 0
+
+    def take(self, size: int) -> slice | None:
+        """A piece, or ``None`` where there is no room for it."""
+        first = bisect(self._free, self._next, key=itemgetter(1))
+        for i in (*range(first, len(self._free)), *range(first)):
+            start, end = self._free[i]
+            if end - start >= size:
+                self._next = start + size
+                self._free[i : i + 1] = [(self._next, end)] if self._next < end else []
+                return slice(start, self._next)
+        return None
+
+    def take_back(self, piece: slice) -> None:
+        """Nobody uses a piece any more."""
+        start, end = piece.start, piece.stop
+        i = bisect(self._free, (start, 0))
+        if i < len(self._free) and self._free[i][0] == end:
+            end = self._free.pop(i)[1]
+        if i and self._free[i - 1][1] == start:
+            i -= 1
+            start = self._free.pop(i)[0]
+        self._free.insert(i, (start, end))
+
+    @property
+    def unused(self) -> bool:
+        """Whether no piece is out."""
+        return self._free == [(0, self.memory.size)]
 
 
 class Receiver:
     """Buffers for bodies: pinned while there is room, ordinary beyond.
 
-    Pinning takes longer than copying once, so blocks are kept for later bodies. Nothing is pinned before
-    the first is asked for, and nothing at all in a forked child, where CUDA does not work.
+    Nothing is pinned before the first is asked for, and nothing at all in a forked child, where CUDA
+    does not work.
 
     Parameters
     ----------
@@ -46,42 +93,67 @@ class Receiver:
     def __init__(self, device: Device, cap: int = RECEIVE_BYTES) -> None:
         self._device, self._process = device, os.getpid()
         self._cap = self._room = cap
-        self._pinned = 0
+        self._slabs: deque[Slab] = deque()
+        self._back: deque[tuple[Slab, slice]] = deque()
         self._spare: NDArray[np.uint8] | None = None
-        self._blocks = Buffers(cap, self._pin)
         self._lock = threading.Lock()
 
     def take(self, size: int) -> memoryview:
         """`size` writable bytes of any content; used again when the last view of them is gone."""
+        pinned = self.pinned(size)
+        return BUFFERS.take(size) if pinned is None else pinned.data
+
+    def pinned(self, size: int) -> NDArray[np.uint8] | None:
+        """The same, behind what was given last; ``None`` where nothing more can be pinned."""
         if os.getpid() == self._process:
-            with suppress(MemoryError, DeviceError):  # of a lost device those hear who load
-                return self._blocks.take(size)
-        return BUFFERS.take(size)
+            with suppress(MemoryError, DeviceError), self._lock:  # of a lost device those hear who load
+                slab, piece = self._piece(-(-max(size, 1) // PIECE) * PIECE)
+                part = slab.memory[piece.start : piece.start + size]
+                # views end wherever a garbage collection happens to run: nobody may wait for the lock there
+                weakref.finalize(part, self._back.append, (slab, piece)).atexit = False
+                return part
+        return None
 
     def clear(self) -> None:
         """Unpin what is not in use."""
         with self._lock:
-            self._pinned -= self._blocks.clear()
+            self._drop()
             self._room, self._spare = self._cap, None
 
     def give_way(self) -> None:
         """Unpin what is not in use, and pin no more: others need it."""
         with self._lock:
-            self._pinned -= self._blocks.clear()
+            self._drop()
             self._room, self._spare = 0, None
 
-    def _pin(self, size: int) -> NDArray[np.uint8]:
-        with self._lock:
-            if self._pinned + size > self._room and 2 * self._blocks.ready > self._room:
-                self._pinned -= self._blocks.clear()  # sizes that nobody asks for any more
-            if self._pinned + size > self._room:
-                raise MemoryError(f"{size} bytes beyond {self._pinned} pinned ones")
-            try:
-                if self._spare is None:
-                    self._spare = self._device.pinned(SPARE_BYTES)
-                block = self._device.pinned(size)
-            except MemoryError:
-                self._room, self._spare = self._pinned, None  # asking again each time would be slow
-                raise
-            self._pinned += size
-            return block.view(Pinned)
+    def _drop(self) -> None:
+        self._take_back()
+        self._slabs = deque(slab for slab in self._slabs if not slab.unused)
+
+    def _take_back(self) -> None:
+        with suppress(IndexError):
+            while True:
+                slab, piece = self._back.popleft()
+                slab.take_back(piece)
+
+    def _piece(self, size: int) -> tuple[Slab, slice]:
+        self._take_back()
+        for _ in range(len(self._slabs)):
+            if piece := self._slabs[0].take(size):
+                return self._slabs[0], piece
+            self._slabs.rotate(-1)  # and goes on in the next one: neighbours stay neighbours
+        self._slabs.appendleft(self._pin(size))
+        return self._piece(size)
+
+    def _pin(self, size: int) -> Slab:
+        pinned = sum(slab.memory.size for slab in self._slabs)
+        room = min(SLAB_BYTES, self._room - pinned)
+        if size > room:
+            raise MemoryError(f"{size} bytes beyond {pinned} pinned ones")
+        try:
+            if self._spare is None:
+                self._spare = self._device.pinned(SPARE_BYTES)
+            return Slab(self._device.pinned(room))
+        except MemoryError:
+            self._room, self._spare = pinned, None  # asking again each time would be slow
+            raise
