@@ -42,7 +42,8 @@ def correct_toa(toa: Any, xap: Sequence[float], xbp: Sequence[float], xcp: Seque
     if hasattr(toa, "__cuda_array_interface__"):
         from bestpixel_gpu.engines.cuda.engine import kept_engine
 
-        there = toa if toa.flags.c_contiguous else toa.copy()
+        with toa.device:  # CuPy's current one may be another
+            there = toa if toa.flags.c_contiguous else toa.copy()
         there.device.synchronize()  # whoever fills it may work on a stream of its own
         return kept_engine(there.device.id).correct_toa(there, np.array(lines))
     if not isinstance(toa, np.ndarray):

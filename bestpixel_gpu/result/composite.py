@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -129,10 +130,13 @@ class Composite(Mapping[str, Any]):
         if self._date is None:
             winners = self.selected_observation
             days = [_day(when) for when in self.source_dates]
-            table = np.array([*days, NO_DATE], np.int32, like=winners)  # index -1 meets the last entry
-            dates = np.empty_like(winners, np.int32)
-            for row in range(0, winners.shape[0], _STRIP):
-                dates[row : row + _STRIP] = table[winners[row : row + _STRIP]]
+            with (
+                winners.device if hasattr(winners, "get") else nullcontext()
+            ):  # CuPy's current one may be another
+                table = np.array([*days, NO_DATE], np.int32, like=winners)  # index -1 meets the last entry
+                dates = np.empty_like(winners, np.int32)
+                for row in range(0, winners.shape[0], _STRIP):
+                    dates[row : row + _STRIP] = table[winners[row : row + _STRIP]]
             self._date = dates
         return self._date
 

@@ -18,6 +18,7 @@ import os
 import re
 import struct
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from emulated_device import CUDA, DROPPED, FRESH, EmulatedDevice, _aligned
 from emulator import Kernel, build
 
+DEVICES = 2
 CAPABILITY = (9, 0)
 TOTAL = 1 << 34
 DRIVER = 13000
@@ -49,6 +51,9 @@ _blocks: dict[int, np.ndarray] = {}
 _pinned: dict[int, np.ndarray] = {}
 _streams: dict[int, Any] = dict.fromkeys((0, 1, 2), device.main)  # the default ones; the engine uses none
 _events: dict[int, Any] = {}
+_current = threading.local()
+_device_of: dict[int, int] = {}
+"""Of memory, by its address, and of streams and events."""
 _modules: dict[int, dict[str, list[int]]] = {}
 _functions: dict[int, tuple[str, list[int]]] = {}
 
@@ -112,6 +117,7 @@ def _capsule_of(answer: Function, signature: bytes) -> Any:
 def malloc(size: int) -> int:
     block = _aligned(size, FRESH)
     _blocks[block.ctypes.data] = block
+    _device_of[block.ctypes.data] = getDevice()
     return block.ctypes.data
 
 
@@ -155,7 +161,8 @@ def pointerGetMemoryType(address: int) -> int:
 
 @answers(runtime)
 def pointerGetAttributes(address: int) -> Any:
-    return runtime.PointerAttributes(0, address, address, int(_is_pinned(address)))
+    index = next((_device_of[a] for a, b in _blocks.items() if a <= address < a + b.size), 0)
+    return runtime.PointerAttributes(index, address, address, int(_is_pinned(address)))
 
 
 @answers(runtime)
@@ -165,17 +172,18 @@ def memGetInfo() -> tuple[int, int]:
 
 @answers(runtime)
 def getDevice() -> int:
-    return 0
+    return getattr(_current, "index", 0)
 
 
 @answers(runtime)
 def setDevice(index: int) -> None:
-    assert index == 0
+    assert 0 <= index < DEVICES
+    _current.index = index
 
 
 @answers(runtime)
 def getDeviceCount() -> int:
-    return 1
+    return DEVICES
 
 
 @answers(runtime)
@@ -242,6 +250,7 @@ def eventDestroy(event: int) -> None:
 
 @answers(runtime)
 def eventRecord(event: int, stream: int) -> None:
+    assert _device_of[event] == _device_of.get(stream, getDevice()), "an event of another device"
     _events[event][1] = _streams[stream].record(timed=_events[event][0])
 
 
@@ -269,6 +278,7 @@ def _ensure_context() -> None:
 def _kept(table: dict[int, Any], value: Any) -> int:
     number = next(_numbers)
     table[number] = value
+    _device_of[number] = getDevice()
     return number
 
 
@@ -303,6 +313,7 @@ def launchKernel(function: int, *rest: int) -> None:
     *sizes, shared, stream, params, extra = rest
     assert not shared
     assert not extra
+    assert _device_of.get(stream, getDevice()) == getDevice(), "a stream of another device"
     name, widths = _functions[function]
     addresses = (ctypes.c_void_p * len(widths)).from_address(params) if widths else ()
     given = [ctypes.string_at(a, n) for a, n in zip(addresses, widths, strict=True)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from whole_run import HOME, LAYERS, arguments, assert_same, run
 
+import bestpixel_gpu
 from bestpixel_gpu.engines.cuda.environment import problem
 
 REASON = problem()
@@ -45,6 +46,24 @@ def test_a_series_gives_the_bytes_of_the_cpu(server: Any) -> None:
     for want, got in zip(iter_composites(**call), iter_composites(**call | {"device": "cuda"}), strict=True):
         assert got.report.device == "cuda:0"
         assert_same(got.to_numpy(), want)
+
+
+def test_a_device_that_is_not_the_first(server: Any) -> None:
+    import cupy
+
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one device only")
+    want, got = run(server), run(server, device="cuda:1")
+    assert got.report.device == "cuda:1"
+    assert {layer.data.device.id for layer in got.to_xarray().data_vars.values()} == {1}
+    assert_same(got.to_numpy(), want)
+    with cupy.cuda.Device(1):
+        toa = cupy.asarray(np.linspace(0, 1, 48, dtype=np.float32).reshape(2, 4, 6))
+    lines = [(1.1, 1.2), (0.1, 0.2), (0.15, 0.1)]
+    corrected = bestpixel_gpu.correct_toa(toa[:, ::2], *lines)
+    assert corrected.device.id == 1
+    np.testing.assert_array_equal(corrected.get(), bestpixel_gpu.correct_toa(toa.get()[:, ::2], *lines))
+    assert cupy.cuda.runtime.getDevice() == 0, "the caller's current device stays"
 
 
 def test_every_way_out(server: Any, tmp_path: Path) -> None:
