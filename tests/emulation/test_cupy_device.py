@@ -261,8 +261,12 @@ def test_no_room(cupy):
     says = r"^cuda:0 has too little memory left \({}\): give a smaller memory_limit"
     with pytest.raises(MemoryLimitError, match=says.format("cudaErrorMemoryAllocation: out of memory")):
         device.pinned(5)
-    cupy.failing["empty"] = type("OutOfMemoryError", (MemoryError,), {})("no room")
-    with pytest.raises(MemoryLimitError, match=says.format("no room")):
+    for base in (MemoryError, RuntimeError):  # CuPy's, and torch's
+        cupy.failing["empty"] = type("OutOfMemoryError", (base,), {})("no room")
+        with pytest.raises(MemoryLimitError, match=says.format("no room")):
+            device.empty(5, np.uint8)
+    cupy.failing["empty"] = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
         device.empty(5, np.uint8)
 
 

@@ -20,6 +20,7 @@ import gpu_inflate
 import gpu_path
 import gpu_shapes
 import stack
+from gpu_check import PARTS
 from gpu_kernels import GOALS
 from gpu_verdict import verdict
 
@@ -135,6 +136,14 @@ def test_the_whole_check_runs_without_a_gpu(tmp_path):
     assert {r["row"] for r in rows} == {"G1", "G2", "G3", "G4"}
     assert [r["met"] for r in rows if r["row"] == "G4"] == [True]
     assert all(r["measured"] is None and r["met"] is None for r in rows if r["row"] != "G4")
+
+
+def test_nothing_is_begun_when_the_time_is_over(tmp_path):
+    program = BARE.replace('"--emulate",', '"--emulate", "--seconds", "0",')
+    status, found = found_by(program, tmp_path)
+    assert (status, found["errors"]) == (0, [])
+    assert [(c["what"], c["ok"]) for c in found["checks"]] == [(f"{p} was begun", None) for p in PARTS]
+    assert list(found["seconds"]) == ["machine"]
 
 
 def test_what_is_made_of_times(tmp_path):

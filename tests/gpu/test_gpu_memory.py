@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from whole_run import assert_same, run
 
+from bestpixel_gpu import release_memory
 from bestpixel_gpu.engines.cuda.environment import problem
 
 REASON = problem()
@@ -40,6 +43,38 @@ def test_an_allocator_that_was_set_serves_the_engine(engine: Any) -> None:
         cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
     engine.release_memory()
     assert own.used_bytes() == 0
+
+
+def test_an_allocator_of_functions_is_asked_on_the_stream_that_the_memory_is_for(server: Any) -> None:
+    """Torch's caching allocator is set so: memory is given out again in the order of a stream it is told."""
+    import cupy
+
+    runtime, taken, streams = cupy.cuda.runtime, set(), set()
+
+    def allocate(size: int, index: int) -> int:
+        streams.add(cupy.cuda.get_current_stream().ptr)
+        at = runtime.malloc(size)
+        taken.add(at)
+        return int(at)
+
+    def free(at: int, index: int) -> None:
+        taken.remove(at)
+        runtime.free(at)
+
+    release_memory()
+    cupy.cuda.set_allocator(cupy.cuda.PythonFunctionAllocator(allocate, free).malloc)
+    try:
+        got = run(server, device="cuda", resolution=30)
+        assert {a.data.ptr for a in got.bands.values()} <= taken
+        assert_same(got.to_numpy(), run(server, resolution=30))
+        assert len(streams) > 1, "of the work, and of batches"
+        assert 0 not in streams
+    finally:
+        cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
+    del got
+    release_memory()
+    gc.collect()
+    assert not taken
 
 
 def test_others_take_an_array_by_dlpack_on_their_own_stream(engine: Any) -> None:

@@ -137,6 +137,10 @@ class CupyDevice:
             raise
         except MemoryError as error:  # CuPy's own
             raise self._no_room(error) from error
+        except RuntimeError as error:
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, where its allocator serves CuPy
+                raise self._no_room(error) from error
+            raise
 
     def _no_room(self, error: BaseException) -> MemoryLimitError:
         return MemoryLimitError(
