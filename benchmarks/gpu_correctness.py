@@ -25,7 +25,11 @@ from bestpixel_gpu.engines.cuda import batches
 from bestpixel_gpu.engines.cuda.nvcomp import Nvcomp
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = ("tests/contract", "tests/gpu")
+SUITES = {
+    "tests/contract": ("pytest", "hypothesis"),
+    "tests/gpu": ("aiohttp", "pyproj", "pystac_client", "xarray", "odc", "rasterio", "zarr", "h5netcdf"),
+}
+"""Folders of tests marked ``gpu``, and what each needs more than those before."""
 NO_TESTS = 5
 """Exit status of pytest where nothing was selected."""
 GUARD = 64
@@ -169,9 +173,14 @@ def judge(bench: Bench, which: str, cases: Sequence[Case]) -> dict[str, int]:
 
 def contract_suite(device: str, seconds: float) -> dict[str, Any]:
     """Tests marked ``gpu``, in a process of their own that sees one device: what a check is told of them."""
-    if not importlib.util.find_spec("pytest"):
-        return {"ok": None, "why": "pytest is not installed"}
-    folders = [s for s in SUITES if (ROOT / s).is_dir()]
+    folders: list[str] = []
+    for folder, needed in SUITES.items():
+        missing = [name for name in needed if importlib.util.find_spec(name) is None]
+        if missing and not folders:
+            return {"ok": None, "why": f"{missing[0]} is not installed"}
+        if missing or not (ROOT / folder).is_dir():
+            break
+        folders.append(folder)
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *folders]
     seen, number = os.environ.get("CUDA_VISIBLE_DEVICES"), device.partition(":")[2]
     visible = seen.split(",")[int(number)] if seen else number
@@ -185,4 +194,4 @@ def contract_suite(device: str, seconds: float) -> dict[str, Any]:
         return {"ok": None, "why": f"not done within {seconds:.0f} s"}
     if done.returncode == NO_TESTS:
         return {"ok": None, "why": "no test is marked gpu"}
-    return {"ok": done.returncode == 0, "tail": done.stdout[-2000:]}
+    return {"ok": done.returncode == 0, "folders": folders, "tail": done.stdout[-2000:]}

@@ -299,6 +299,32 @@ def test_tokens_of_a_stream():
     assert gpu_inflate.count_tokens(zlib.compress(data, 0)) == 0
 
 
+def test_the_suite_runs_as_far_as_what_it_needs_is_installed(monkeypatch):
+    ran = []
+
+    def pytest_runs(command, **options):
+        ran.append([word for word in command if word.startswith("tests/")])
+        assert options["env"]["CUDA_VISIBLE_DEVICES"] == "7"
+        return subprocess.CompletedProcess(command, 0, stdout="803 passed")
+
+    monkeypatch.setattr(gpu_correctness.subprocess, "run", pytest_runs)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
+    monkeypatch.setattr(gpu_correctness.importlib.util, "find_spec", absent("nothing"))
+    found = gpu_correctness.contract_suite("cuda:1", 9)
+    assert found == {"ok": True, "folders": ["tests/contract", "tests/gpu"], "tail": "803 passed"}
+    monkeypatch.setattr(gpu_correctness.importlib.util, "find_spec", absent("aiohttp"))
+    assert gpu_correctness.contract_suite("cuda:1", 9)["folders"] == ["tests/contract"]
+    monkeypatch.setattr(gpu_correctness.importlib.util, "find_spec", absent("hypothesis"))
+    told = {"ok": None, "why": "hypothesis is not installed"}
+    assert gpu_correctness.contract_suite("cuda:1", 9) == told
+    assert ran == [["tests/contract", "tests/gpu"], ["tests/contract"]]
+
+
+def absent(name):
+    """Finds every module but one."""
+    return lambda wanted: None if wanted == name else object()
+
+
 def test_damaged_streams_are_of_every_kind():
     cases = gpu_correctness.damaged(300, 32)
     right = [case.by_zlib() for case in cases]
