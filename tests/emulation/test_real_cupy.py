@@ -95,7 +95,7 @@ for _ in range(2):
 
 def test_the_suite_of_the_device_passes(kernels: Path) -> None:
     options = ["-p", "absent_driver", "-p", "no:cacheprovider", "-x", "-q", "-s", f"--deselect={FORKED}"]
-    chosen = ["-m", "gpu", "tests/gpu", "tests/contract"]
+    chosen = ["-m", "gpu", "tests/contract", "tests/gpu"]  # in the order of benchmarks/gpu_check.py
     told = python(kernels, "-m", "pytest", *options, *chosen)
     passed = re.search(r"(\d+) passed", told)
     assert passed is not None, told

@@ -108,7 +108,7 @@ def test_a_limit_of_the_pool_is_the_devices_memory(device: CupyDevice, pool: Any
     del array
     assert pool.used_bytes() == before
     device.release_memory()
-    assert pool.free_bytes() == 0
+    assert pool.free_bytes() < 2 << 20, "none but what shares a block with something in use"
 
 
 def test_a_kernel_that_does_not_compile(device: CupyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
