@@ -130,9 +130,8 @@ class Composite(Mapping[str, Any]):
         if self._date is None:
             winners = self.selected_observation
             days = [_day(when) for when in self.source_dates]
-            with (
-                winners.device if hasattr(winners, "get") else nullcontext()
-            ):  # CuPy's current one may be another
+            there = winners.device if hasattr(winners, "get") else nullcontext()
+            with there:  # CuPy's current device may be another
                 table = np.array([*days, NO_DATE], np.int32, like=winners)  # index -1 meets the last entry
                 dates = np.empty_like(winners, np.int32)
                 for row in range(0, winners.shape[0], _STRIP):

@@ -434,6 +434,42 @@ def test_the_device_goes_on_while_the_host_inflates(loader_of, monkeypatch):
     work.check(slow)
 
 
+class RefusingDevice(EmulatedDevice):
+    """Has no room for what its n-th launch needs."""
+
+    def __init__(self, seed, n):
+        super().__init__(seed)
+        self.left = n
+
+    def launch(self, *args, **kwargs):
+        self.left -= 1
+        if self.left == 0:
+            self.waiting = [stream.number for stream in self._streams if not stream.blocked()]
+            raise MemoryError("no room for a launch")
+        super().launch(*args, **kwargs)
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_a_launch_without_room_is_tried_again(loader_of, n):
+    device = RefusingDevice(n, n)
+    loader = loader_of(device, inflated_bytes=4 * SMALL.inflated_bytes)
+    work = Work(device, LAYOUTS * 4)
+    work.check(work.load(loader))
+    assert device.left <= 0
+    again = Work(device, LAYOUTS)
+    again.check(again.load(loader))
+
+
+def test_work_has_ended_before_a_launch_without_room_is_told(loader_of):
+    device = RefusingDevice(0, 2)
+    work = Work(device, [SMALL])
+    ticket = work.load(loader_of(device))
+    with pytest.raises(MemoryError, match="no room for a launch"):
+        ticket.wait()
+    assert device.waiting, "the copy and the first kernel were under way"
+    assert not any(stream.queue for stream in device._streams)
+
+
 def test_what_breaks_on_the_host_is_the_callers_to_know(loader_of, monkeypatch):
     def broken(data, n):
         raise MemoryError("no room for it")

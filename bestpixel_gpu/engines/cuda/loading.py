@@ -253,7 +253,9 @@ class Loader:
             return None
         try:
             batch = Batch(self._device, lane, entries, self._nvcomp)
+            batch.start(copiers)
         except MemoryError as error:
+            lane.stream.record().wait()  # what has begun must not meet the next attempt, nor others its memory
             if alone and len(entries) == 1:
                 entries[0].sink.fail(error.with_traceback(None))  # whose frames would keep the pool
                 self._forget(entries[0].sink)
@@ -262,7 +264,6 @@ class Loader:
                 self._inflated_bytes = sum(e.layout.inflated_bytes for e in entries) // 2
             self._put_back(entries)  # the memory of the batch that is running may do
             return None
-        batch.start(copiers)
         return batch
 
     def _end(self, batch: Batch, hosts: Executor, alone: bool) -> None:
