@@ -6,6 +6,7 @@
 #define UNROLL
 #else
 #define EMU_EXPORT(kernel)
+#define EMU_STEP(name)
 #define UNROLL _Pragma("unroll")
 #endif
 

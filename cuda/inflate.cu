@@ -5,7 +5,7 @@
 //
 // Registers on sm_90: inflate_streams 48; no spills, no stack, 19 888 B of shared memory a block: 10 blocks an SM
 // (40 streams), by registers; on sm_80 8 blocks, by shared memory.
-// Matches among 32 tokens: 9 in reflectance, 28 in scene classes, so some 40 and 60 steps of a warp. Predicted for
+// Matches among 32 tokens: 10 in reflectance, 28 in scene classes, so some 40 and 60 steps of a warp. Predicted for
 // scene classes: 42 clocks a token of a full SM, 600 of a stream alone (benchmarks/gpu_inflate.py); not timed yet.
 // Tables: of real scene classifications 0.5 % of the literals and 0.4 % of the distances have codes longer than 9 and 8
 // bits, of real Fmasks 5 % and 0.2 % (counted on the emulator); 10 bits for literals would cost 2 of 10 blocks.
@@ -33,6 +33,7 @@ __device__ __forceinline__ u32 read_tokens(Shared &sh, const Stream &s, u32 p, u
       break;
     }
     p += bits;
+    EMU_STEP(place);
     at_end = e & IS_END;
     if (at_end) break;
     const u32 length = match ? value : 1u;
@@ -61,6 +62,7 @@ __device__ __forceinline__ void write_tokens(const Shared &sh, Stream &s) {
   __syncwarp();
   for (; matches; matches &= matches - 1u) {
     const i32 who = __ffs((i32)matches) - 1;
+    EMU_STEP(copy);
     const u32 t = __shfl_sync(ALL_LANES, token, who), n = t & 511u, distance = t >> 9 & 0xFFFFu;
     u8 *to = s.out + __shfl_sync(ALL_LANES, start, who);
     const u8 *from = to - distance;        // byte k comes from byte k modulo distance: a match may overlap itself

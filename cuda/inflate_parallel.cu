@@ -11,12 +11,13 @@
 //
 // Registers on sm_90: inflate_streams_parallel 72; no spills, no stack, 36 908 B of shared memory a block: 6 blocks an
 // SM (792 streams on 132), by shared memory; on sm_80 4 blocks.
-// Counted on the emulator: steps of a warp for 32 tokens, 1.0 where all lanes have the same number of tokens.
+// Counted on the emulator (tests/emulation/test_inflate_steps.py): steps of a warp for 32 tokens, 1.0 where all lanes
+// have the same number of tokens.
 //                                 find  count  place  copy   rounds of copying  rounds of counting
-//   reflectance (zlib 6)          1.8   1.7    1.3    0.8     5                 1.5
-//   reflectance (libdeflate 6)    1.6   1.6    1.3    0.9     5                 1.8
-//   Fmask, ratio 3                1.7   2.0    1.5    2.3    12                 1.9
-//   scene classes, ratio 10       1.5   1.8    2.2    27     32                 2.1
+//   reflectance (zlib 6)          1.8   1.9    1.2    0.9     4.2                1.7
+//   reflectance (libdeflate 6)    1.4   1.5    1.1    1.0     5.2                1.8
+//   rounded, ratio 4              1.6   1.5    1.4    4.1     8.6                1.4
+//   scene classes, ratio 8        1.5   2.1    1.9   18      30                  2.5
 // Predicted for reflectance: 3.9 clocks a token of a full SM, 17 of a stream alone; not timed yet.
 // Long chains of matches make masks slow: where a tile inflates sixfold and more, inflate.cu is the better kernel.
 #include "inflate_common.cuh"
@@ -83,7 +84,10 @@ struct Part {                              // what a thread knows of its sub-chu
 // Where decoding falls into step: the first token at or after bit `begin` when one starts at bit `guess`.
 __device__ __forceinline__ u32 fall_into_step(const Shared &sh, u32 guess, u32 begin, u32 limit) {
   u32 bits, value, distance = 0;
-  while (guess < begin && guess < limit) guess += decode(sh, guess, bits, value, distance) ? bits : 1u;
+  while (guess < begin && guess < limit) {
+    guess += decode(sh, guess, bits, value, distance) ? bits : 1u;
+    EMU_STEP(find);
+  }
   return guess;
 }
 
@@ -94,6 +98,7 @@ __device__ __forceinline__ u32 count_bytes(const Shared &sh, Part &part, u32 end
   part.outcome = NOTHING;
   while (p < end) {
     const u32 e = decode(sh, p, bits, value, distance);
+    EMU_STEP(count);
     if (!e || p + bits > limit) {
       part.outcome = FAILURE + (p + (e ? bits : MAX_TOKEN_BITS) > limit ? TRUNCATED : BAD_SYMBOL);
       break;
@@ -115,6 +120,7 @@ __device__ __forceinline__ u32 find_parts(Shared &sh, Part &part, u32 base, u32 
   part.start = fall_into_step(sh, t * SUB_BITS > LOOK ? begin - LOOK : base, begin, limit);
   for (bool again = true;;) {
     if (t == 0) sh.first_stop = THREADS - 1;
+    EMU_STEP(counting);
     __syncthreads();
     if (again) sh.exits[t + 1] = count_bytes(sh, part, begin + SUB_BITS, limit);
     if (part.outcome) atomicMin(&sh.first_stop, t);
@@ -228,6 +234,7 @@ __device__ __forceinline__ bool copy_ready(Shared &sh, const Window &w, u32 word
   for (u32 m = all; m; m &= m - 1u) {
     const u32 at = (word << 5) + (u32)__ffs((i32)m) - 1u;
     const Match match = find_match(stage, at);
+    EMU_STEP(copy);
     if (!ready(sh, match, w.skew)) continue;
     if (match.length > LONG) {
       warp_job = match;
@@ -250,6 +257,7 @@ __device__ void copy_matches(Shared &sh, const Window &w, u32 n) {
   do {
     pending = false;
     Match job = {0, 0, 0};
+    EMU_STEP(copying);
     for (u32 word = threadIdx.x; word < (n + 31u) >> 5 && !job.length; word += THREADS)
       pending |= copy_ready(sh, w, word, job);
     u32 jobs = __ballot_sync(ALL_LANES, job.length != 0);
@@ -287,6 +295,7 @@ __device__ __forceinline__ void place_tokens(
   u32 bits, value, distance = 0;
   while (pos < end && pos < stop) {
     const u32 e = decode(sh, p, bits, value, distance), at = pos - start;
+    EMU_STEP(place);
     p += bits;
     if (!(e & IS_MATCH)) {
       w.stage[at] = (u8)value;
@@ -312,6 +321,7 @@ __device__ __forceinline__ i32 write_batch(Shared &sh, Stream &s, u32 p, u32 pos
   while (s.pos < batch_end) {
     const u32 stop = min(batch_end, s.pos + WINDOW), skew = (u32)((u64)(s.out + s.pos) & 3u);
     const Window w = {s.out + s.pos, (u8 *)sh.stage + skew, skew};
+    EMU_STEP(window);
     for (u32 i = threadIdx.x; i < STAGE / 32; i += THREADS) sh.open[i] = sh.head[i] = 0;
     if (threadIdx.x == 0) {
       sh.window_end = stop;
@@ -333,6 +343,7 @@ __device__ __forceinline__ i32 write_batch(Shared &sh, Stream &s, u32 p, u32 pos
 __device__ i32 Shared::symbols(Shared &sh, Stream &s) {
   for (;;) {
     u32 limit, total;
+    EMU_STEP(batch);
     const u32 base = load(sh, s, BATCH_WORDS, limit);
     Part part;
     const u32 last = find_parts(sh, part, base, limit);

@@ -16,6 +16,8 @@
 //   only ever passes through collectives; a loop without any hangs.
 // - Schedules. Seed 0 runs lanes in ascending order from one wait to the next. Any other seed draws which lane, warp
 //   and block goes on, after collectives and around atomics. Same seed, same run.
+// - Steps: EMU_STEP(name) counts one turn of a thread's loop. Up to each __syncthreads a warp has taken as many as the
+//   lane that took most, if no collective lies within the loop. emu_steps tells these by warp and by thread.
 // - Shared memory is filled with garbage before every block. The dynamic kind has its exact size.
 // - AddressSanitizer and UBSan know the fibers; arrays of NumPy have red zones there, misaligned words are reported.
 //
@@ -153,6 +155,7 @@ enum Operation : uint32_t {
   NONE, SYNCWARP, SHUFFLE, BALLOT, MATCH_ANY, ADD, MIN, MAX, AND, OR, XOR, SIGNED_MIN, SIGNED_MAX, SYNCTHREADS
 };
 enum BarrierKind : uint32_t { COUNT, ALL, ANY };
+enum Step : uint32_t { find, count, place, copy, batch, counting, window, copying, N_STEPS };
 
 constexpr uint32_t MAX_THREADS = 1024, LANES = 32;
 constexpr size_t STACK_BYTES = (EMU_ASAN ? 512 : 128) * 1024, GUARD_BYTES = 4096;
@@ -173,6 +176,7 @@ struct Fiber {
   Operation waits_at;
   uint32_t mask, source;  // of the collective; for a barrier `source` is its kind
   uint64_t value, result;
+  uint32_t steps[N_STEPS];
 };
 
 struct Warp {
@@ -191,6 +195,7 @@ struct State {
   void **params = nullptr;
   bool failed = false;
   char error[512] = {0};
+  uint64_t steps[2][N_STEPS] = {{0}};  // by warp, by thread
 };
 static State state;
 
@@ -330,7 +335,22 @@ static inline uint64_t collective(Operation op, uint32_t mask, uint64_t value, u
   return self.result;
 }
 
+static inline void add_steps() {
+  for (uint32_t first = 0; first < state.n_threads; first += LANES)
+    for (uint32_t s = 0; s < N_STEPS; s++) {
+      uint32_t most = 0;
+      for (uint32_t i = first; i < first + LANES && i < state.n_threads; i++) {
+        uint32_t &own = state.fibers[i].steps[s];
+        most = own > most ? own : most;
+        state.steps[1][s] += own;
+        own = 0;
+      }
+      state.steps[0][s] += most;
+    }
+}
+
 static inline void release_barrier() {
+  add_steps();
   uint32_t sum = 0;
   for (uint32_t i = 0; i < state.n_threads; i++)
     if (state.fibers[i].waits_at == SYNCTHREADS) sum += uint32_t(state.fibers[i].value);
@@ -456,6 +476,7 @@ static inline void run_block(const emu_config &c) {
     const uint32_t warp = (from + k - 1) % state.n_warps;
     jump(state.scheduler, state.fibers[warp * LANES + (state.random ? drawn(ready) : lowest(ready))]);
   }
+  add_steps();
   std::free(state.dynamic_shared);
   state.dynamic_shared = nullptr;
 }
@@ -521,7 +542,12 @@ template <typename T> static inline T shuffled(unsigned mask, T v, uint32_t sour
   extern "C" __attribute__((visibility("default"))) int emu_##kernel(const emu_config *c, void **p) { \
     return emu::run(c, &emu::Caller<decltype(&kernel)>::template call<&kernel>, p);                   \
   }
+#define EMU_STEP(name) (emu::state.current->steps[emu::name]++)
 extern "C" __attribute__((visibility("default"), weak)) const char *emu_error() { return emu::state.error; }
+extern "C" __attribute__((visibility("default"), weak)) void emu_steps(uint64_t *by_warp_by_thread) {  // since the last
+  std::memcpy(by_warp_by_thread, emu::state.steps, sizeof emu::state.steps);
+  std::memset(emu::state.steps, 0, sizeof emu::state.steps);
+}
 
 // ---- built-ins
 

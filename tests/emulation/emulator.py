@@ -28,6 +28,9 @@ FLAGS = (
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),
 )
 
+STEPS = ("find", "count", "place", "copy", "batch", "counting", "window", "copying")
+"""What the kernels count with ``EMU_STEP``, in the header's order."""
+
 
 class EmulationError(RuntimeError):
     """A launch that did not finish: a deadlock, a wrong mask, too many switches."""
@@ -98,6 +101,13 @@ class Module:
     def kernel(self, name: str) -> Kernel:
         """A kernel of the file, exported there by ``EMU_EXPORT(name)``."""
         return Kernel(self._library, name, self._lock)
+
+    def steps(self) -> dict[str, tuple[int, int]]:
+        """Steps that the file's kernels have taken since the last look, by name: of warps, of threads."""
+        found = (ctypes.c_uint64 * (2 * len(STEPS)))()
+        with self._lock:
+            self._library.emu_steps(found)
+        return {name: (found[i], found[i + len(STEPS)]) for i, name in enumerate(STEPS)}
 
 
 def build(source: Path, *, sanitize: bool = False, options: Sequence[str] = ()) -> Module:
