@@ -93,6 +93,7 @@ ROWS: dict[str, list[Case]] = {
     ],
 }
 
+AGAINST_ANCESTOR = ("C1", "C2", "C3", "C4")
 KERNELS = [Case("warm", work="W"), Case("tile", resolution=10)]
 
 

@@ -24,16 +24,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cases import BANDS4, Case
+from cases import AGAINST_ANCESTOR, ROWS, Case
 from peers import make_archive, served
 from runs import HERE, Place, ask, ours
 from tables import RESULTS, write_page
 
-CASES = [
-    Case("tile", who=("ours",), resolution=10),
-    Case("full", who=("ours",), resolution=20, bands=BANDS4),
-    Case("full", who=("ours",), resolution=60, bands=BANDS4),
-]
+CASES = [case for row in AGAINST_ANCESTOR for case in ROWS[row]]
 OPERATIONS = ("load", "classify", "resample", "statistics", "rank", "settle", "owners", "paint", "empty")
 LOOP_THREAD = "bestpixel-io"
 KEPT_BYTES = 512 << 20

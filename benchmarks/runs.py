@@ -75,6 +75,7 @@ def warmed(prepare: Any, case: Case, place: Place, warm: Place) -> tuple[dict[st
         work()
     with prepare(case, place) as work:
         ask(f"{place.url}/__reset?latency_ms={case.latency_ms}", "POST")
+        held = _resident("VmRSS:")
         before, start = _usage(), time.perf_counter()
         out = work()
         wall, after = time.perf_counter() - start, _usage()
@@ -84,6 +85,7 @@ def warmed(prepare: Any, case: Case, place: Place, warm: Place) -> tuple[dict[st
         "wall_s": wall,
         "cpu_s": after[0] - before[0],
         "rss_mib": after[1],
+        "held_mib": held,
         "requests": stats["requests"].get("data", 0),
         "bytes": stats["bytes"].get("data", 0),
     }
@@ -275,10 +277,16 @@ def _ideal(case: Case, out: Any, place: Place) -> int:
 def _usage() -> tuple[float, int]:
     """(CPU seconds, peak MiB) of this process."""
     use = resource.getrusage(resource.RUSAGE_SELF)
-    # Linux hands the parent's ru_maxrss on to what it starts; VmHWM is this program's own
-    text = PROC_STATUS.read_text() if PROC_STATUS.exists() else f"VmHWM: {use.ru_maxrss} kB"
-    peak = next(line for line in text.splitlines() if line.startswith("VmHWM:"))
-    return use.ru_utime + use.ru_stime, int(peak.split()[1]) // 1024
+    return use.ru_utime + use.ru_stime, _resident("VmHWM:")
+
+
+def _resident(which: str) -> int:
+    """MiB of this process in memory, now (``VmRSS:``) or at most (``VmHWM:``)."""
+    # Linux hands the parent's ru_maxrss on to what it starts; its own file tells this program's
+    if not PROC_STATUS.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    line = next(line for line in PROC_STATUS.read_text().splitlines() if line.startswith(which))
+    return int(line.split()[1]) // 1024
 
 
 def ask(url: str, method: str = "GET") -> Any:
