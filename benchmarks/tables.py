@@ -62,8 +62,9 @@ whose composites are let go; all three give the same bytes, or there is no resul
 first two. *Output* are the layers of all composites. Archives: `july` July of 2020 to 2024, one tile of
 2048 px, 6 dates each; `region` the same months, 5490 px, 4 dates; `year` 2024, 1024 px, 6 dates a month.
 
-Pipelining hides waiting: without latency both ways take what the cores give, which the server uses too.
-Small periods are painted together, so their pools of decoded tiles are there at the same time, within
+Pipelining hides waiting. Without latency there is none to hide: both ways take what the cores give, which
+the server uses too, and small periods side by side get in each other's way (their runs differ by half on
+this machine). They are painted together, so their pools of decoded tiles are there at the same time, within
 `memory_limit`. At 10 m we read more than the ancestor, which composes fewer dates and leaves more empty.
 """
 MONTHS_PAIRS = (
