@@ -113,7 +113,9 @@ def run_sync(coro: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T
     if _running_loop() is loop:
         coro.close()
         raise RuntimeError("run_sync() was called from bestpixel's own event loop: use await there")
-    done = threading.Event()
+    # A lock, not an Event: Ctrl-C within an Event's own Python code leaves as another error.
+    done = threading.Lock()
+    done.acquire()
 
     async def supervise() -> T:
         try:
@@ -121,14 +123,15 @@ def run_sync(coro: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T
         finally:
             # Transports closed by the coroutine let go of their sockets in callbacks already
             # queued; this one comes after them.
-            loop.call_soon(done.set)
+            loop.call_soon(done.release)
 
     future = asyncio.run_coroutine_threadsafe(supervise(), loop)
     try:
-        while not done.wait(_POLL_S):
+        while not done.acquire(timeout=_POLL_S):
             pass
         return future.result()
     except BaseException:
-        future.cancel()
-        done.wait(_CLOSE_S)
+        if not future.done():
+            future.cancel()
+            done.acquire(timeout=_CLOSE_S)
         raise

@@ -362,6 +362,33 @@ def test_ctrl_c_returns_only_after_the_callbacks_that_close_sockets():
         signal.signal(signal.SIGALRM, before)
 
 
+INTERRUPTED_ANYWHERE = """
+import asyncio, random, signal
+from bestpixel_gpu.transfer import loop
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+loop._POLL_S = 1e-4  # so that it hits every part of the wait
+signal.signal(signal.SIGALRM, interrupt)
+draw = random.Random(1)
+for _ in range(60):
+    signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.005))
+    try:
+        loop.run_sync(asyncio.sleep(60))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer on this system")
+def test_ctrl_c_is_ctrl_c_wherever_it_hits_the_wait():
+    command = [sys.executable, "-c", INTERRUPTED_ANYWHERE]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("interrupted") == 60
+
+
 def test_a_stuck_coroutine_does_not_keep_ctrl_c_waiting():
     source = """
 import asyncio, time
