@@ -13,8 +13,9 @@ from emulated_device import EmulatedDevice
 
 from bestpixel_gpu.engines.cuda.batches import Lane
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
-from bestpixel_gpu.engines.cuda.receive import PIECE, SLAB_BYTES, SPARE_BYTES, Receiver, Slab, slab_of
+from bestpixel_gpu.engines.cuda.receive import SLAB_BYTES, SPARE_BYTES, Receiver, slab_of
 from bestpixel_gpu.errors import DeviceError
+from bestpixel_gpu.transfer.buffers import PIECE
 
 MIB = 1 << 20
 
@@ -64,37 +65,6 @@ def test_a_piece_is_used_again_when_its_last_view_is_gone():
     assert address(again) == start
     assert pinned(other)
     assert device.pinned_bytes == SPARE_BYTES + 2 * MIB
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_pieces_of_a_slab_against_a_map_of_its_bytes(seed):
-    rng = np.random.default_rng(seed)
-    slab, used, out = Slab(np.zeros(1000, np.uint8)), np.zeros(1000, np.bool_), []
-    last, refused = 0, 0
-    for _ in range(2000):
-        size = int(rng.integers(1, 200))
-        if out and rng.random() < 0.5:
-            piece = out.pop(int(rng.integers(len(out))))
-            used[piece] = False
-            slab.take_back(piece)
-        else:
-            edges = np.flatnonzero(np.diff(np.concatenate([[True], used, [True]])))
-            free = sorted(zip(edges[::2], edges[1::2], strict=True), key=lambda room: room[1] <= last)
-            start = next((start for start, end in free if end - start >= size), None)
-            piece = slab.take(size)
-            if start is None:
-                assert piece is None
-                refused += 1
-                continue
-            assert piece == slice(start, start + size), "behind the last one, or else from the start on"
-            used[piece], last = True, piece.stop
-            out.append(piece)
-        assert slab.unused == (not out)
-    assert refused > 20
-    for piece in out:
-        slab.take_back(piece)
-    assert slab.unused
-    assert slab.take(1000) == slice(0, 1000)
 
 
 def test_beyond_its_cap_memory_is_ordinary():

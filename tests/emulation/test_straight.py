@@ -17,7 +17,8 @@ from bestpixel_gpu.engines.contract import CompressedTile
 from bestpixel_gpu.engines.cuda import runs
 from bestpixel_gpu.engines.cuda.batches import Batch
 from bestpixel_gpu.engines.cuda.engine import CudaEngine
-from bestpixel_gpu.engines.cuda.receive import PIECE, SLAB_BYTES, SPARE_BYTES
+from bestpixel_gpu.engines.cuda.receive import SLAB_BYTES, SPARE_BYTES
+from bestpixel_gpu.transfer.buffers import PIECE
 
 LARGE = TileLayout(codec="deflate", width=160, height=128, bits=16)
 """Of noise, which grows: 40 KiB."""

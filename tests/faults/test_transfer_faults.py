@@ -689,10 +689,10 @@ def test_a_resting_connection_keeps_no_body(faulty):
 
     async def use(reader):
         view = await reader.read(f"{faulty.url}/ok/0/x.tif", 1000, 100_000)
-        assert (len(view), buffers.ready) == (100_000, 0)
+        assert len(view) == 100_000 <= buffers.in_use
         del view
         gc.collect()
-        assert buffers.ready >= 100_000
+        assert buffers.in_use == 0
 
     with_reader(use, take=buffers.take)
 

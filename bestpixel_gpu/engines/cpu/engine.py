@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -41,8 +42,10 @@ from bestpixel_gpu.engines.cpu.spread import spread
 from bestpixel_gpu.engines.cpu.surround import surround
 from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import PixelMap
-from bestpixel_gpu.transfer.buffers import BUFFERS
+from bestpixel_gpu.transfer.buffers import BUFFERS, fresh_pages
 
+LARGE_ARRAY = 4 << 20
+"""Bytes from which the allocator mostly asks the system for new pages: then better for large ones."""
 LARGE_POOL = 64 << 20
 """Bytes of a pool for which freed memory is given back first; below, taking it anew costs more."""
 
@@ -104,9 +107,15 @@ class CpuEngine:
 
     def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> NDArray[Any]:
         """NumPy array, filled if asked."""
-        if fill == 0:
-            return np.zeros(shape, dtype)  # fresh pages are zero
-        return np.empty(shape, dtype) if fill is None else np.full(shape, fill, dtype)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        array: NDArray[Any]
+        if size < LARGE_ARRAY:
+            array = np.zeros(shape, dtype) if fill == 0 else np.empty(shape, dtype)
+        else:
+            array = fresh_pages(size).view(dtype).reshape(shape)
+        if fill:
+            array[...] = fill
+        return array
 
     def fill(self, array: Any, value: int) -> None:
         """Set every pixel."""

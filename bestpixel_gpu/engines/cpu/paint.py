@@ -16,7 +16,7 @@ from bestpixel_gpu.engines.cpu.paint_lattice import paint_lattice, scratch_for
 from bestpixel_gpu.engines.cpu.sample import level_of, rule_of
 from bestpixel_gpu.engines.cpu.spans import spans_of
 from bestpixel_gpu.geo.pixel_map import AxisMap
-from bestpixel_gpu.transfer.buffers import Buffers
+from bestpixel_gpu.transfer.buffers import Buffers, fresh_pages
 
 SMALL_POOL = 32 << 20
 """Bytes of a pool that come from memory of the pools before it: pages that were never used cost more than
@@ -35,11 +35,8 @@ class CpuPool:
         size = self.step * n_slots
         if size > SMALL_POOL:
             release_rooms()
-        room = (
-            np.frombuffer(_ROOMS.take(SMALL_POOL), np.uint8)
-            if size <= SMALL_POOL
-            else np.empty(size, np.uint8)
-        )
+        small = size <= SMALL_POOL
+        room = np.frombuffer(_ROOMS.take(SMALL_POOL), np.uint8) if small else fresh_pages(size)
         self.data = room[:size]
 
 

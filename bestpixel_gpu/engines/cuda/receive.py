@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from bisect import bisect
 from collections import deque
 from contextlib import suppress
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from bestpixel_gpu.engines.cuda.device import Device
 from bestpixel_gpu.errors import DeviceError
-from bestpixel_gpu.transfer.buffers import BUFFERS
+from bestpixel_gpu.transfer.buffers import BUFFERS, Slab, rounded
 
 RECEIVE_BYTES = 384 << 20
 """Pinned at most: tiles on the way (256 MiB with plenty of memory), those kept for repair (64), and masks."""
@@ -24,8 +22,6 @@ SLAB_BYTES = 32 << 20
 """Pinned at once, for the device's streams wait for each other meanwhile; larger bodies are not pinned."""
 SPARE_BYTES = 4 << 20
 """Pinned before all else and given up when the system refuses more: the loader's lanes find room then."""
-PIECE = 64
-"""Bodies start at multiples of it: no two share a line of the cache."""
 
 
 class Pinned(np.ndarray[Any, np.dtype[np.uint8]]):
@@ -36,45 +32,6 @@ def slab_of(array: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     """The slab in which a piece lies, or an array over a body's bytes; ``None`` if they lie elsewhere."""
     piece = getattr(array.base, "obj", array)  # what a memoryview was made of, however it was cut since
     return piece.base if isinstance(piece, Pinned) else None
-
-
-class Slab:
-    """Pinned memory given out in pieces, each behind the one before, round and round.
-
-    What is received at one time so lies together, and goes to the device together.
-    """
-
-    def __init__(self, memory: NDArray[np.uint8]) -> None:
-        self.memory = memory.view(Pinned)
-        self._free = [(0, memory.size)]
-        self._next = 0
-
-    def take(self, size: int) -> slice | None:
-        """A piece, or ``None`` where there is no room for it."""
-        first = bisect(self._free, self._next, key=itemgetter(1))
-        for i in (*range(first, len(self._free)), *range(first)):
-            start, end = self._free[i]
-            if end - start >= size:
-                self._next = start + size
-                self._free[i : i + 1] = [(self._next, end)] if self._next < end else []
-                return slice(start, self._next)
-        return None
-
-    def take_back(self, piece: slice) -> None:
-        """Nobody uses a piece any more."""
-        start, end = piece.start, piece.stop
-        i = bisect(self._free, (start, 0))
-        if i < len(self._free) and self._free[i][0] == end:
-            end = self._free.pop(i)[1]
-        if i and self._free[i - 1][1] == start:
-            i -= 1
-            start = self._free.pop(i)[0]
-        self._free.insert(i, (start, end))
-
-    @property
-    def unused(self) -> bool:
-        """Whether no piece is out."""
-        return self._free == [(0, self.memory.size)]
 
 
 class Receiver:
@@ -107,7 +64,7 @@ class Receiver:
         """The same, behind what was given last; ``None`` where nothing more can be pinned."""
         if os.getpid() == self._process:
             with suppress(MemoryError, DeviceError), self._lock:  # of a lost device those hear who load
-                slab, piece = self._piece(-(-max(size, 1) // PIECE) * PIECE)
+                slab, piece = self._piece(rounded(size))
                 part = slab.memory[piece.start : piece.start + size]
                 # views end wherever a garbage collection happens to run: nobody may wait for the lock there
                 weakref.finalize(part, self._back.append, (slab, piece)).atexit = False
@@ -153,7 +110,7 @@ class Receiver:
         try:
             if self._spare is None:
                 self._spare = self._device.pinned(SPARE_BYTES)
-            return Slab(self._device.pinned(room))
+            return Slab(self._device.pinned(room).view(Pinned))
         except MemoryError:
             self._room, self._spare = pinned, None  # asking again each time would be slow
             raise

@@ -186,8 +186,8 @@ def test_small_pools_use_memory_of_those_before_them():
     assert again.data.size == 2 * again.step
     assert CpuPool(1 << 20, 4).data.ctypes.data != address, "two at a time have a room each"
     del again
-    assert paint._ROOMS.ready == paint.SMALL_POOL
+    assert paint._ROOMS.held == paint.SMALL_POOL
     large = CpuPool(1 << 20, 33)
-    assert paint._ROOMS.ready == 0, "which needs it more"
+    assert paint._ROOMS.held == 0, "which needs it more"
     del large
-    assert paint._ROOMS.ready == 0
+    assert paint._ROOMS.held == 0

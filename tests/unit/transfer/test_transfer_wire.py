@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import shutil
 import ssl
 import subprocess
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from bestpixel_gpu.errors import SourceError
 from bestpixel_gpu.transfer import wire as wire_module
-from bestpixel_gpu.transfer.buffers import BUFFERS, Buffers
+from bestpixel_gpu.transfer.buffers import BUFFERS
 from bestpixel_gpu.transfer.http import HttpTransport, Retry
 from bestpixel_gpu.transfer.http1 import chunk_size, parse_head, speaks
 from bestpixel_gpu.transfer.transport import BrokenOffError
@@ -537,42 +536,3 @@ def test_tls(certificate, monkeypatch):
         assert not [what for what in noise if "CERTIFICATE" not in repr(what).upper()]
 
     asyncio.run(run())
-
-
-def test_blocks_come_back_when_their_last_view_is_gone():
-    buffers = Buffers(cap=1 << 20)
-    view = buffers.take(300_000)
-    assert (len(view), view.readonly, buffers.ready) == (300_000, False, 0)
-    part = view.toreadonly()[5:10]
-    del view
-    gc.collect()
-    assert buffers.ready == 0
-    del part
-    gc.collect()
-    assert buffers.ready == 327_680
-    again = buffers.take(320_000)  # fits in the same block
-    assert buffers.ready == 0
-    many = [buffers.take(300_000) for _ in range(9)]
-    del again, many
-    gc.collect()
-    assert 700_000 <= buffers.ready <= 1 << 20
-    assert len(buffers.take(100)) == 100
-
-
-def test_blocks_are_given_back():
-    buffers = Buffers()
-    held = [buffers.take(size) for size in (300_000, 1 << 20, 100)]
-    assert buffers.ready == 0
-    del held
-    gc.collect()
-    assert buffers.ready == 327_680 + (1 << 20), "small ones are not worth it"
-    buffers.clear()
-    assert buffers.ready == 0
-
-
-@pytest.mark.parametrize("size", [1 << 16, (1 << 16) + 1, 300_000, (1 << 21) - 1, 1 << 21, 5_000_001])
-def test_blocks_waste_less_than_a_quarter(size):
-    buffers = Buffers()
-    buffers.take(size).release()
-    gc.collect()
-    assert size <= buffers.ready < 1.25 * size
