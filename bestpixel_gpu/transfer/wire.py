@@ -7,7 +7,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final, cast
 from urllib.parse import SplitResult, urlsplit
 
 from bestpixel_gpu.transfer.buffers import BUFFERS, Take
@@ -73,8 +73,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note of the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not derived from it
         self._family.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -436,13 +435,17 @@ class Wire:
         if tls and self._trust is None:
             self._trust = ssl.create_default_context()
             self._trust.set_alpn_protocols(["http/1.1"])
-        host = parts.hostname or ""
-        _, connection = await asyncio.get_running_loop().create_connection(
+        host, loop = parts.hostname or "", asyncio.get_running_loop()
+        # loops that are not asyncio's own (uvloop) try one address after the other and take no delay
+        several: dict[str, Any] = {}
+        if isinstance(loop, asyncio.BaseEventLoop) and not _NUMBERS.fullmatch(host):
+            several["happy_eyeballs_delay"] = _NEXT_ADDRESS_S
+        _, connection = await loop.create_connection(
             lambda: Connection(self._standing),
             host,
             parts.port or (443 if tls else 80),
             ssl=self._trust if tls else None,
-            happy_eyeballs_delay=None if _NUMBERS.fullmatch(host) else _NEXT_ADDRESS_S,
+            **several,
         )
         return connection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,20 @@ from whole_run import (
 
 from bestpixel_gpu import build_composite, build_composite_async, explain, explain_async
 from bestpixel_gpu.errors import InputError, NoScenesError, OffsetWarning, StalledError
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run_loop(request: Any) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """``asyncio.run`` on a loop of asyncio, and on the one that web servers bring."""
+    if request.param == "asyncio":
+        return asyncio.run
+    uvloop = pytest.importorskip("uvloop", reason="not made for Windows")
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+
+    return run
 
 
 @pytest.fixture
@@ -350,14 +365,14 @@ def test_a_callable_that_looks_empty_is_told_all_the_same(server: Any) -> None:
     assert steps
 
 
-def test_awaited_on_the_callers_loop(server: Any, want: Any) -> None:
+def test_awaited_on_the_callers_loop(server: Any, want: Any, run_loop: Any) -> None:
     async def main() -> tuple[Any, Any, Any]:
         call = arguments(server, tile=SOUTH)
         return await asyncio.gather(
             build_composite_async(**call), build_composite_async(**call), explain_async(**call)
         )
 
-    one, two, told = asyncio.run(main())
+    one, two, told = run_loop(main())
     assert_same(one, want)
     assert_same(two, want)
     assert told.total_bytes > 0
@@ -399,13 +414,13 @@ def test_the_time_limit(server: Any, twin: Any) -> None:
     assert time.monotonic() - begun < 1.5
 
 
-def test_the_time_limit_when_awaited(server: Any) -> None:
+def test_the_time_limit_when_awaited(server: Any, run_loop: Any) -> None:
     server.reset(latency_ms=400)
     with pytest.raises(StalledError, match=r"timeout=0\.3 s"):
-        asyncio.run(build_composite_async(**arguments(server, timeout=0.3)))
+        run_loop(build_composite_async(**arguments(server, timeout=0.3)))
 
 
-def test_a_cancelled_task_leaves_nothing_behind(server: Any, want: Any) -> None:
+def test_a_cancelled_task_leaves_nothing_behind(server: Any, want: Any, run_loop: Any) -> None:
     server.reset(latency_ms=100)
 
     async def main() -> int:
@@ -416,7 +431,7 @@ def test_a_cancelled_task_leaves_nothing_behind(server: Any, want: Any) -> None:
             await task
         return len(asyncio.all_tasks()) - 1
 
-    assert asyncio.run(main()) == 0
+    assert run_loop(main()) == 0
     server.reset()
     assert_same(run(server, tile=SOUTH), want)
 
