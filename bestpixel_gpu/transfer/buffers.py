@@ -9,7 +9,9 @@ from bisect import bisect
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from operator import itemgetter
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -23,6 +25,11 @@ PIECE: Final = 64
 """Bodies start at multiples of it: no two share a line of the cache."""
 LARGE_PAGE: Final = 2 << 20
 """Bytes of a large page on x86 and ARM; elsewhere this is but an alignment."""
+FEW_PAGES: Final = 32 << 20
+"""Bytes of large pages that lie ready anywhere."""
+_REPORTING: Final = Path("/sys/module/page_reporting/parameters/page_reporting_order")
+"""Linux: from which order on free pages are reported to the host, if one listens."""
+_LARGEST_ORDER: Final = 10
 _SMALL: Final = 1 << 16
 """Below, the allocator itself does not ask the system."""
 
@@ -31,10 +38,9 @@ Take = Callable[[int], memoryview]
 
 
 def fresh_pages(size: int) -> NDArray[np.uint8]:
-    """`size` zeros in memory that nobody used, in large pages where the system has them for who asks.
+    """`size` zeros in memory that nobody used, in large pages where those are cheaper.
 
-    That costs a fifth of what as many small pages cost. A rest of less than half a large page is left to
-    small ones.
+    A rest of less than half a large page is left to small ones.
 
     Raises
     ------
@@ -50,9 +56,23 @@ def fresh_pages(size: int) -> NDArray[np.uint8]:
         raise MemoryError(f"no memory for {size} bytes") from error
     memory = np.frombuffer(area, np.uint8)
     start = -memory.ctypes.data % LARGE_PAGE
-    with suppress(OSError):  # a system built without them
-        area.madvise(mmap.MADV_HUGEPAGE, 0, start + large)
+    if size <= FEW_PAGES or _large_pages_are_cheap():
+        with suppress(OSError):  # a system built without them
+            area.madvise(mmap.MADV_HUGEPAGE, 0, start + large)
     return memory[start : start + size]
+
+
+@cache
+def _large_pages_are_cheap(reporting: Path = _REPORTING) -> bool:
+    """Whether many cost less than as many small ones: mostly a fifth.
+
+    A virtual machine may hand large free pages back to its host, but for the last few. To take one again
+    then costs up to five times as much as small ones, which lie ready in pieces below that size.
+    """
+    try:
+        return int(reporting.read_text()) > _LARGEST_ORDER  # any number beyond: nobody listens
+    except (OSError, ValueError):
+        return True
 
 
 class Slab:

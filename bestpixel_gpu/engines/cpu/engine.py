@@ -42,10 +42,10 @@ from bestpixel_gpu.engines.cpu.spread import spread
 from bestpixel_gpu.engines.cpu.surround import surround
 from bestpixel_gpu.geo.grid import ChunkGrid
 from bestpixel_gpu.geo.pixel_map import PixelMap
-from bestpixel_gpu.transfer.buffers import BUFFERS, fresh_pages
+from bestpixel_gpu.transfer.buffers import BUFFERS
 
 LARGE_ARRAY = 4 << 20
-"""Bytes from which the allocator mostly asks the system for new pages: then better for large ones."""
+"""Bytes from which the allocator would mostly ask the system for new pages."""
 LARGE_POOL = 64 << 20
 """Bytes of a pool for which freed memory is given back first; below, taking it anew costs more."""
 
@@ -106,14 +106,13 @@ class CpuEngine:
         return {}
 
     def empty(self, shape: tuple[int, ...], dtype: Any, fill: int | None = None) -> NDArray[Any]:
-        """NumPy array, filled if asked."""
+        """NumPy array, filled if asked; the memory of a large one is used again."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        array: NDArray[Any]
         if size < LARGE_ARRAY:
-            array = np.zeros(shape, dtype) if fill == 0 else np.empty(shape, dtype)
+            array = np.empty(shape, dtype)
         else:
-            array = fresh_pages(size).view(dtype).reshape(shape)
-        if fill:
+            array = np.frombuffer(BUFFERS.take(size), dtype).reshape(shape)
+        if fill is not None:
             array[...] = fill
         return array
 

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from bestpixel_gpu.transfer import buffers
 from bestpixel_gpu.transfer.buffers import (
     KEPT_BYTES,
     LARGE_PAGE,
@@ -25,73 +26,73 @@ def address(view) -> int:
 
 
 def test_a_piece_comes_back_when_its_last_view_is_gone():
-    buffers = Buffers()
-    view = buffers.take(BODY)
+    pool = Buffers()
+    view = pool.take(BODY)
     assert (len(view), view.readonly) == (BODY, False)
-    assert 0 <= buffers.in_use - BODY < PIECE
+    assert 0 <= pool.in_use - BODY < PIECE
     part = view.toreadonly()[5:10]
     place = address(view)
     del view
     gc.collect()
-    assert buffers.in_use >= BODY, "a part of it is in use"
+    assert pool.in_use >= BODY, "a part of it is in use"
     del part
     gc.collect()
-    assert (buffers.in_use, buffers.held) == (0, SLAB_BYTES)
-    assert address(buffers.take(2 * BODY)) == place
+    assert (pool.in_use, pool.held) == (0, SLAB_BYTES)
+    assert address(pool.take(2 * BODY)) == place
 
 
 def test_what_lies_ready_is_bounded():
-    buffers = Buffers()
-    views = [buffers.take(SLAB_BYTES // 2 + 1) for _ in range(5)]
-    assert buffers.held == 5 * SLAB_BYTES, "no two go into one slab"
-    views.append(buffers.take(KEPT_BYTES + 1))
-    assert buffers.held > 7 * SLAB_BYTES
+    pool = Buffers()
+    views = [pool.take(SLAB_BYTES // 2 + 1) for _ in range(5)]
+    assert pool.held == 5 * SLAB_BYTES, "no two go into one slab"
+    views.append(pool.take(KEPT_BYTES + 1))
+    assert pool.held > 7 * SLAB_BYTES
     del views
     gc.collect()
-    assert buffers.held == KEPT_BYTES
-    buffers.clear()
-    assert buffers.held == 0
+    assert pool.held == KEPT_BYTES
+    pool.clear()
+    assert pool.held == 0
 
 
 def test_small_bodies_are_the_allocators():
-    buffers = Buffers()
-    view = buffers.take(100)
-    assert (len(view), len(buffers.take(0)), buffers.held) == (100, 0, 0)
+    pool = Buffers()
+    view = pool.take(100)
+    assert (len(view), len(pool.take(0)), pool.held) == (100, 0, 0)
 
 
 def test_what_is_in_use_outlives_its_buffers():
-    buffers = Buffers()
-    view = buffers.take(BODY)
+    pool = Buffers()
+    view = pool.take(BODY)
     view[:] = bytes(BODY - 1) + b"x"
-    buffers.clear()
-    del buffers
+    pool.clear()
+    del pool
     gc.collect()
     assert view[-1] == ord("x")
 
 
 def test_nobody_waits_for_the_lock():
     """As in a child forked while another thread held it, or in a garbage collection amid of a call."""
-    buffers = Buffers()
-    held = buffers.take(BODY)
-    with buffers._lock:
-        assert len(buffers.take(BODY)) == BODY
+    pool = Buffers()
+    held = pool.take(BODY)
+    with pool._lock:
+        assert len(pool.take(BODY)) == BODY
         del held
         gc.collect()
-        assert buffers.in_use >= BODY
-    again = buffers.take(BODY)
-    assert 0 <= buffers.in_use - BODY < PIECE, "what came back meanwhile was looked at"
+        assert pool.in_use >= BODY
+    again = pool.take(BODY)
+    assert 0 <= pool.in_use - BODY < PIECE, "what came back meanwhile was looked at"
     del again
 
 
 def test_threads_get_memory_of_their_own():
-    buffers = Buffers()
+    pool = Buffers()
     wrong: list[int] = []
 
     def work(mark: int) -> None:
         rng = np.random.default_rng(mark)
         mine: list[tuple[int, memoryview]] = []
         for n in range(300):
-            array = np.frombuffer(buffers.take(int(rng.integers(1 << 16, 1 << 20))), np.uint8)
+            array = np.frombuffer(pool.take(int(rng.integers(1 << 16, 1 << 20))), np.uint8)
             array[[0, -1]] = value = (mark * 50 + n) % 251
             mine.append((value, array.data))
             if len(mine) > 4:
@@ -105,9 +106,9 @@ def test_threads_get_memory_of_their_own():
         thread.join()
     gc.collect()
     assert not wrong
-    buffers.take(BODY).release()  # looks at what came back while the lock was taken
+    pool.take(BODY).release()  # looks at what came back while the lock was taken
     gc.collect()
-    assert buffers.in_use == 0
+    assert pool.in_use == 0
 
 
 @pytest.mark.parametrize("lowest", [False, True])
@@ -171,3 +172,15 @@ def test_a_child_has_fresh_pages_of_its_own():
 def test_too_much_is_a_memory_error():
     with pytest.raises(MemoryError, match="no memory for"):
         fresh_pages(1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("told", "cheap"), [("9\n", False), ("11\n", True), ("4294967295\n", True), ("", True)]
+)
+def test_large_pages_where_free_ones_are_not_handed_back(tmp_path, told, cheap):
+    file = tmp_path / "page_reporting_order"
+    assert buffers._large_pages_are_cheap(file), "an older system, or another one"
+    buffers._large_pages_are_cheap.cache_clear()
+    file.write_text(told)
+    assert buffers._large_pages_are_cheap(file) is cheap
+    buffers._large_pages_are_cheap.cache_clear()
