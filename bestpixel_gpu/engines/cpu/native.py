@@ -6,7 +6,7 @@ is not counted, an array view is, and counting is atomic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba.extending
@@ -19,6 +19,8 @@ _I16 = ir.IntType(16)
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
 _raw_memcpy: Any = cgutils.raw_memcpy
+_alloca: Any = cgutils.alloca_once_value
+_for_range: Any = cgutils.for_range
 _pointer_to: Any = types.CPointer
 
 
@@ -149,36 +151,56 @@ def store_pair(typing: Any, pointer: Any, pair: Any) -> Any:
     return signature, generate
 
 
-@intrinsic
-def sum_block(typing: Any, source: Any, target: Any, before: Any) -> Any:
-    """Write ``before`` plus the running sums of the 16 bytes of unsigned integers at a pointer.
+SUMMED = 32
+"""Bytes that :func:`sum_blocks` takes at once."""
 
-    Returns `before` plus all of them, from which the block that follows goes on; only its lowest
-    bits, as many as an integer has, are to be used.
+
+@intrinsic
+def sum_blocks(typing: Any, source: Any, target: Any, blocks: Any) -> Any:
+    """Write the running sums of the unsigned integers in `blocks` times :data:`SUMMED` bytes.
+
+    Returns the last of them. The loop is in here so that what was summed before stays in a vector:
+    a block waits for one addition of the block before, not for its way through a scalar.
     """
     lane = source.dtype.bitwidth
-    signature = types.uint64(source, target, types.uint64)
+    signature = types.uint64(source, target, types.int64)
 
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        source, target, before = args
-        size = 128 // lane
+        size = 8 * SUMMED // lane
         kind = ir.VectorType(ir.IntType(lane), size)
-        narrow = builder.trunc(before, kind.element) if lane < 64 else before
-        sums = builder.load(builder.bitcast(source, kind.as_pointer()))
-        sums.align = lane // 8
-        zeros, step = ir.Constant(kind, None), 1
-        while step < size:  # add each sum to the one `step` lanes on, then twice as far
-            moves = [size] * step + list(range(size - step))
-            sums = builder.add(sums, builder.shuffle_vector(sums, zeros, _lanes(moves)))
-            step *= 2
-        first = builder.insert_element(zeros, narrow, _I32(0))
-        offset = builder.shuffle_vector(first, zeros, _lanes([0] * size))
-        stored = builder.store(builder.add(sums, offset), builder.bitcast(target, kind.as_pointer()))
-        stored.align = lane // 8
-        last = builder.extract_element(sums, _I32(size - 1))  # without `before`: blocks need not wait for it
-        return builder.add(before, builder.zext(last, _I64) if lane < 64 else last)
+        zeros = ir.Constant(kind, None)
+        from_, to = (builder.bitcast(pointer, kind.as_pointer()) for pointer in args[:2])
+        before = _alloca(builder, zeros)
+        with _for_range(builder, args[2]) as loop:
+            sums = builder.load(builder.gep(from_, [loop.index]))
+            sums.align = lane // 8
+            for moves in _sum_moves(size, 128 // lane):
+                sums = builder.add(sums, builder.shuffle_vector(sums, zeros, _lanes(moves)))
+            offset = builder.load(before)
+            stored = builder.store(builder.add(sums, offset), builder.gep(to, [loop.index]))
+            stored.align = lane // 8
+            last = builder.shuffle_vector(sums, zeros, _lanes([size - 1] * size))
+            builder.store(builder.add(offset, last), before)
+        total = builder.extract_element(builder.load(before), _I32(0))
+        return builder.zext(total, _I64) if lane < 64 else total
 
     return signature, generate
+
+
+def _sum_moves(size: int, near: int) -> Iterator[list[int]]:
+    """Which lanes to add to each lane, step by step, to get running sums; lane `size` is 0.
+
+    Each lane gets the sum `step` lanes before it, then twice as far. Processors move lanes cheaply
+    within 16 bytes, which hold `near` of them: beyond, the last sum of each part goes to all lanes
+    of the part that follows.
+    """
+    step = 1
+    while step < near:
+        yield [lane - step if lane % near >= step else size for lane in range(size)]
+        step *= 2
+    while step < size:
+        yield [lane // step * step - 1 if lane // step % 2 else size for lane in range(size)]
+        step *= 2
 
 
 @intrinsic

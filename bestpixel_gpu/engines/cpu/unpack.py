@@ -9,12 +9,12 @@ import numpy as np
 from bestpixel_gpu.cog.layout import TileLayout
 from bestpixel_gpu.engines.cpu.jit import inlined, kernel, uint64
 from bestpixel_gpu.engines.cpu.native import (
+    SUMMED,
     call_inflate,
     copy_memory,
     load_big_endian,
-    moved,
     start_of,
-    sum_block,
+    sum_blocks,
     swap_bytes,
 )
 
@@ -74,12 +74,9 @@ def packing_of(layout: TileLayout, inside: tuple[int, int] | None = None) -> Pac
 @inlined
 def running_sums(source: Any, target: Any, count: int, size: int) -> None:
     """Sums of `count` unsigned integers of `size` bytes up to each of them; both pointers may be one."""
-    lanes = 16 // size
-    total = uint64(0)
-    blocks = count // lanes
-    for block in range(blocks):
-        total = sum_block(moved(source, block * lanes), moved(target, block * lanes), total)
-    for i in range(blocks * lanes, count):
+    blocks = count * size // SUMMED
+    total = sum_blocks(source, target, blocks)
+    for i in range(blocks * SUMMED // size, count):
         total += uint64(source[i])
         target[i] = total
 
