@@ -198,6 +198,7 @@ def look_up_tiles(
     status : int8, (tiles,), out
     """
     inflated_bytes = how.row_bytes * how.height
+    table, quick = start_of(codes), start_of(few)
     for n in range(addresses.size):
         if inflate:
             result = call_inflate(inflate, state, addresses[n], sizes[n], classes.ctypes.data, inflated_bytes)
@@ -212,18 +213,18 @@ def look_up_tiles(
             if how.predictor == 2:
                 running_sums(line, line, col + parts[n, 5], classes.itemsize)
             target = moved(start_of(out), (top + r) * out.shape[1] + left)
-            _look_up_row(moved(line, col), classes.itemsize, start_of(codes), few, target, parts[n, 5])
+            _look_up_row(moved(line, col), classes.itemsize, table, quick, few.size, target, parts[n, 5])
 
 
 @inlined
-def _look_up_row(classes: Any, size: int, codes: Any, few: Any, out: Any, count: int) -> None:
-    """Write the codes of `count` classes of `size` bytes, `classes`, `codes` and `out` by pointers."""
+def _look_up_row(classes: Any, size: int, codes: Any, few: Any, n_few: int, out: Any, count: int) -> None:
+    """Write the codes of `count` classes of `size` bytes; all but the numbers are pointers."""
     done = 0
     if size == 1:
-        if few.size:
+        if n_few:
             done = count & -_FEW
             for i in range(0, done, _FEW):
-                look_up_block(moved(classes, i), moved(out, i), start_of(few))
+                look_up_block(moved(classes, i), moved(out, i), few)
         first, done = done, count & ~1
         for i in range(first, done, 2):
             store_pair(moved(out, i), codes[int64(load_pair(moved(classes, i)))])
