@@ -63,6 +63,19 @@ def test_settle(engine, n, dtype, marked):
     assert_frame(engine, w_whole, *SHAPE)
 
 
+@pytest.mark.parametrize("dtype", ["i2", "i4"])
+def test_settle_counts_runs_of_any_length(engine, dtype):
+    rng = np.random.default_rng(8)
+    ends = [rng.choice(331, n, replace=False) for n in (0, 1, 1, 2, 3, 5, 9, 40)]
+    keys = np.array([random_keys(9, 4, 331)[np.isin(np.arange(331), e).cumsum()] for e in ends])
+    quality, winners = engine.empty(keys.shape, np.uint16), engine.empty(keys.shape, dtype)
+    counts = engine.settle(engine.from_host(keys), quality, winners, 4)
+    want_quality, want_winners = decoded(keys)
+    np.testing.assert_array_equal(engine.to_host(quality), want_quality)
+    np.testing.assert_array_equal(engine.to_host(winners), want_winners)
+    np.testing.assert_array_equal(counts, counted(want_winners, 4))
+
+
 def test_settle_tells_every_marked_value_but_zero(engine):
     keys = random_keys(3, 4)
     where = np.random.default_rng(2).choice([0, 1, 2, 255], SHAPE).astype(np.uint8)

@@ -17,10 +17,12 @@ from bestpixel_gpu.engines.contract import (
     SCORE_SHIFT,
     Window,
 )
-from bestpixel_gpu.engines.cpu.jit import int64, kernel, plane
+from bestpixel_gpu.engines.cpu.jit import inlined, int64, kernel, plane
 from bestpixel_gpu.geo.grid import ChunkGrid
 
 _EVERYWHERE = np.empty(0, np.uint8)
+_BLOCK = 64
+"""Pixels whose winners are compared at once."""
 _NO_KEY, _RANK, _EXTRA = np.uint32(NO_KEY), np.uint32(RANK_BITS), np.uint32(NOT_SELECTED)
 _SHIFT = np.uint32(SCORE_SHIFT)
 _NO_SCORE, _NODATA = np.uint16(NO_SCORE), np.uint16(NODATA)
@@ -50,27 +52,61 @@ def decode(
     marks_step: Any,
     counts: Any,
 ) -> None:
-    """Quality and winner of each key; runs of one winner are counted at once."""
-    none = int64(counts.size - 1)
+    """Quality and winner of each key, and how many each wins."""
     for r in range(rows):
         line = keys[r * keys_step : r * keys_step + cols]
         scores = quality[r * quality_step : r * quality_step + cols]
         ranks = winners[r * winners_step : r * winners_step + cols]
-        run, last = int64(0), none
-        for c in range(cols):
-            if marks.size and not marks[r * marks_step + c]:
-                continue
-            key = line[c]
-            if key == _NO_KEY:
-                scores[c], ranks[c], rank = _NO_SCORE, -1, none
-            else:
-                rank = int64(key & _RANK)
-                scores[c], ranks[c] = np.uint16(key >> _SHIFT), rank
-            if rank != last:
-                counts[last] += run
-                run, last = int64(0), rank
-            run += 1
-        counts[last] += run
+        if marks.size:
+            flags = marks[r * marks_step : r * marks_step + cols]
+            for c in range(cols):
+                if flags[c]:
+                    scores[c], ranks[c] = _said_by(line[c])
+                    counts[ranks[c]] += 1
+        else:
+            for c in range(cols):
+                scores[c], ranks[c] = _said_by(line[c])
+            _count_runs(ranks, counts)
+
+
+@inlined
+def _said_by(key: Any) -> Any:
+    """Score and rank, whatever integers they come to lie in."""
+    if key == _NO_KEY:
+        return int64(_NO_SCORE), int64(-1)
+    return int64(key >> _SHIFT), int64(key & _RANK)
+
+
+@inlined
+def _count_runs(ranks: Any, counts: Any) -> None:
+    """Add the pixels of each rank to `counts`; those of -1 are its last entry, as in Python.
+
+    Neighbours mostly have one winner: whether a whole block has that of the pixel before is found
+    out with vectors, and only the other blocks are looked at pixel by pixel.
+    """
+    run, last = int64(0), ranks.dtype.type(-1)
+    whole = ranks.size // _BLOCK * _BLOCK
+    for first in range(0, whole, _BLOCK):
+        other = ranks.dtype.type(0)
+        for i in range(_BLOCK):
+            other |= ranks[first + i] ^ last
+        if other == 0:
+            run += _BLOCK
+        else:
+            run, last = _count_each(ranks, first, first + _BLOCK, run, last, counts)
+    run, last = _count_each(ranks, whole, ranks.size, run, last, counts)
+    counts[last] += run
+
+
+@inlined
+def _count_each(ranks: Any, first: int, end: int, run: int, last: Any, counts: Any) -> Any:
+    """Count the runs that end here; the length and the rank of the one that goes on."""
+    for c in range(first, end):
+        if ranks[c] != last:
+            counts[last] += run
+            run, last = int64(0), ranks[c]
+        run += 1
+    return run, last
 
 
 def extra_wins(keys: Any, window: Window, chunks: ChunkGrid, n_scenes: int) -> NDArray[np.int64]:
