@@ -232,6 +232,29 @@ def _lanes(which: list[int]) -> Any:
 
 
 @intrinsic
+def changes_of_64(typing: Any, source: Any) -> Any:
+    """Bit i of a uint64 is set where elements i and i + 1 at a pointer differ."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(source.dtype.bitwidth), 64).as_pointer()
+        here, following = args[0], builder.gep(args[0], [_I64(1)])
+        one, other = (_loaded(builder, builder.bitcast(p, kind)) for p in (here, following))
+        return builder.bitcast(builder.icmp_unsigned("!=", one, other), _I64)
+
+    return types.uint64(source), generate
+
+
+@intrinsic
+def lowest_bit(typing: Any, word: Any) -> Any:
+    """Index of the lowest bit that is set; 64 if none is."""
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
 def start_of(typing: Any, array: Any) -> Any:
     """Pointer to the first element of an array argument, which its caller keeps alive."""
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bestpixel_gpu.engines.cpu.jit import kernel, plane
-from bestpixel_gpu.engines.cpu.native import moved, start_of
+from bestpixel_gpu.engines.cpu.jit import inlined, kernel, plane, uint64
+from bestpixel_gpu.engines.cpu.native import changes_of_64, lowest_bit, moved, start_of
 
 _ROOM = 1 << 16
-_LEAP = 32
-"""Pixels compared at once inside a long run."""
+_WORD = 64
+"""Pixels whose ends of runs are found at once."""
 
 
 def spans_of(winners: NDArray[Any], ranks: Sequence[int]) -> Iterator[tuple[int, NDArray[np.int32]]]:
@@ -74,24 +74,18 @@ def find_spans(
     while row < rows and n + cols <= found.shape[0]:
         line = moved(start_of(winners), row * step)
         col = 0
-        while col < cols:
-            rank = line[col]
-            end = col + 1
-            while end + _LEAP <= cols:
-                differs = False
-                for i in range(end, end + _LEAP):
-                    differs |= line[i] != rank
-                if differs:
-                    break
-                end += _LEAP
-            while end < cols and line[end] == rank:
-                end += 1
-            group = index_of[rank] if 0 <= rank < groups else -1
-            if group >= 0:
-                found[n, 0], found[n, 1], found[n, 2], found[n, 3] = row, col, end, group
-                ends[group + 1] += 1
-                n += 1
-            col = end
+        for at in range(0, cols, _WORD):
+            ends_here = _run_ends(line, at, cols)
+            while ends_here:
+                end = at + lowest_bit(ends_here) + 1
+                ends_here &= ends_here - uint64(1)
+                rank = line[col]
+                group = index_of[rank] if 0 <= rank < groups else -1
+                if group >= 0:
+                    found[n, 0], found[n, 1], found[n, 2], found[n, 3] = row, col, end, group
+                    ends[group + 1] += 1
+                    n += 1
+                col = end
         row += 1
     for group in range(1, ends.size):
         ends[group] += ends[group - 1]
@@ -102,3 +96,14 @@ def find_spans(
             grouped[at[group], field] = found[i, field]
         at[group] += 1
     return row
+
+
+@inlined
+def _run_ends(line: Any, at: int, cols: int) -> Any:
+    """Bit i is set where pixel ``at + i`` of a row is the last of its run, i < 64."""
+    if at + _WORD < cols:
+        return changes_of_64(moved(line, at))
+    bits = uint64(1) << uint64(cols - 1 - at)
+    for i in range(at, cols - 1):
+        bits |= uint64(line[i] != line[i + 1]) << uint64(i - at)
+    return bits
