@@ -53,17 +53,19 @@ def paint(
 ) -> int:
     """Write the winners' samples, return how many became nodata; see the contract."""
     flat, step = plane(target)
-    brushes = {}
+    brushes: dict[tuple[Any, ...], _Brush] = {}
     failed = 0
     for rank, spans in spans_of(winners, list(sources)):
-        if rank not in brushes:
-            brushes[rank] = _Brush(sources[rank], window)
-        failed += brushes[rank].paint(spans, flat, step)
+        source = sources[rank]
+        kind = source.geometry, source.rule, source.dtype, source.pool
+        if kind not in brushes:
+            brushes[kind] = _Brush(source, window)
+        failed += brushes[kind].paint(spans, table(source.slots, np.int32), flat, step)
     return failed
 
 
 class _Brush:
-    """One scene's source, put in the kernels' terms."""
+    """What scenes of one geometry, rule and type have in common, put in the kernels' terms."""
 
     def __init__(self, source: TapSource, window: Window) -> None:
         pool, dtype = source.pool, source.dtype
@@ -72,7 +74,6 @@ class _Brush:
             raise ValueError(f"cannot paint samples of type {dtype}: expected integers of 8 to 32 bits")
         row0, row1, col0, col1 = window
         self._pool = pool.data.view(dtype)
-        self._slots = table(source.slots, np.int32)
         self._level = level_of(source, pool.step // dtype.itemsize)
         self._rule = rule_of(source.rule, dtype)
         positions = source.geometry.positions
@@ -89,9 +90,11 @@ class _Brush:
             self._lattice = lattice_of(positions, row0, col0)
             self._scratch = scratch_for(dtype)
 
-    def paint(self, spans: NDArray[np.int32], target: NDArray[np.uint16], step: int) -> int:
-        """Paint spans of the window, return how many pixels became nodata."""
-        source = (spans, self._pool, self._slots, self._level, self._rule)
+    def paint(
+        self, spans: NDArray[np.int32], slots: NDArray[np.int32], target: NDArray[np.uint16], step: int
+    ) -> int:
+        """Paint one scene's spans of the window, return how many pixels became nodata."""
+        source = (spans, self._pool, slots, self._level, self._rule)
         if self._lattice is not None:
             return int(paint_lattice(*source, self._lattice, self._scratch, target, step))
         return int(paint_axis(*source, self._x, self._y, self._columns, self._blend, target, step))
