@@ -23,6 +23,7 @@ _INLINED = (
     "jit.py",
     "native.py",
     "prefix_code.py",
+    "lanes.py",
     "lattice.py",
     "sample.py",
     "unpack.py",

@@ -16,7 +16,8 @@ from bestpixel_gpu.engines.cpu.jit import (
     nearest,
     second_weight,
 )
-from bestpixel_gpu.engines.cpu.native import copy_two, moved, start_of
+from bestpixel_gpu.engines.cpu.lanes import paint_run
+from bestpixel_gpu.engines.cpu.native import copy_two, moved, prefetch, start_of
 from bestpixel_gpu.engines.cpu.sample import (
     Level,
     Rule,
@@ -34,14 +35,16 @@ _NODATA = np.uint16(NODATA)
 _FULL = FULL_WEIGHT
 _CHUNK = 256
 """Output pixels of a row that are tried at once."""
+_AHEAD, _LINES, _LINE = 8, 4, 32
+"""Samples are asked for so many spans before they are needed; so many cache lines, of 16-bit samples."""
 BLEND_COLUMNS = 1024
 """Source columns that a chunk may span before it is sampled pixel by pixel."""
 BLEND_ROOM = BLEND_COLUMNS + 2 * _CHUNK
 """Elements of scratch."""
 
-TILE, FIRST, WEIGHT, NEAREST, RUN_END, POINT_END, COPY_END = range(7)
+TILE, FIRST, WEIGHT, NEAREST, RUN_END, POINT_END, COPY_END, WITHIN = range(8)
 """Rows of a column table; see :func:`column_table`."""
-COLUMN_FIELDS = 7
+COLUMN_FIELDS = 8
 _OUTSIDE, _EXACT = -2, -1
 
 
@@ -53,12 +56,13 @@ def column_table(x: Any, level: Level, out: Any) -> None:
     ----------
     x : int64, (cols,)
         Positions.
-    out : int32, (7, cols)
+    out : int32, (8, cols)
         TILE : the tile column that holds all it needs; -1 if none does, -2 outside the raster.
         FIRST, WEIGHT : two neighbours in that tile, and the weight of the second.
         NEAREST : the nearest pixel.
+        WITHIN : the nearest pixel, from the tile's edge.
         RUN_END : end of the columns from here on of the same TILE.
-        POINT_END : end of those that need one pixel only.
+        POINT_END : end of those that need one pixel only of the tile; the column itself if it does not.
         COPY_END : end of those whose pixels are neighbours too.
     """
     cols = x.size
@@ -66,7 +70,8 @@ def column_table(x: Any, level: Level, out: Any) -> None:
         out[NEAREST, c] = nearest(x[c])
         out[TILE, c], out[FIRST, c], out[WEIGHT, c] = _column(x[c], level)
     for c in range(cols - 1, -1, -1):
-        point = out[WEIGHT, c] == 0 or out[WEIGHT, c] == _FULL
+        point = out[TILE, c] >= 0 and (out[WEIGHT, c] == 0 or out[WEIGHT, c] == _FULL)
+        out[WITHIN, c] = out[NEAREST, c] - out[TILE, c] * level.tile_width
         out[RUN_END, c] = c + 1
         out[POINT_END, c] = c + 1 if point else c
         out[COPY_END, c] = out[POINT_END, c]
@@ -105,6 +110,8 @@ class _Rows(NamedTuple):
     """The source rows of an output row: equal where one of them weighs nothing or is outside."""
 
     inside: bool
+    alone: bool
+    """One row is all that a sample needs that needs one column."""
     y: int
     """The position itself."""
     near: int
@@ -124,13 +131,25 @@ class _Rows(NamedTuple):
 def _rows_at(y: int, level: Level) -> _Rows:
     near = top = bottom = nearest(y)
     if near < 0 or near >= level.height:
-        return _Rows(False, y, near, 0, 0, 0, 0, 0, 0, 0)
+        return _Rows(False, False, y, near, 0, 0, 0, 0, 0, 0, 0)
     if level.bilinear:
         top, bottom = max(first_weighed(y), 0), min(last_weighed(y), level.height - 1)
     weight = second_weight(y) if top < bottom else 0
     upper_tiles, upper_offset = _tile_row(level, top)
     lower_tiles, lower_offset = _tile_row(level, bottom)
-    return _Rows(True, y, near, top, bottom, weight, upper_tiles, upper_offset, lower_tiles, lower_offset)
+    return _Rows(
+        True,
+        top == bottom and level.margin == 0,
+        y,
+        near,
+        top,
+        bottom,
+        weight,
+        upper_tiles,
+        upper_offset,
+        lower_tiles,
+        lower_offset,
+    )
 
 
 @inlined
@@ -150,6 +169,7 @@ class _Columns(NamedTuple):
     run_end: Any
     point_end: Any
     copy_end: Any
+    within: Any
 
 
 class _Source(NamedTuple):
@@ -174,7 +194,7 @@ def paint_axis(
     slots : int32, (tiles,)
     x, y : int64, (cols,), (rows,)
         Positions of the window.
-    columns : int32, (7, cols)
+    columns : int32, (8, cols)
         By :func:`column_table`.
     blend : int32 or int64, (BLEND_ROOM,)
         Scratch; its type holds 32768 times any sample.
@@ -192,11 +212,17 @@ def paint_axis(
         moved(table, RUN_END * cols),
         moved(table, POINT_END * cols),
         moved(table, COPY_END * cols),
+        moved(table, WITHIN * cols),
     )
     failed = 0
-    row = int64(-1)
-    rows = _rows_at(int64(0), level)
+    row = row_ahead = int64(-1)
+    rows = rows_ahead = _rows_at(int64(0), level)
     for s in range(spans.shape[0]):
+        if s + _AHEAD < spans.shape[0]:
+            if spans[s + _AHEAD, 0] != row_ahead:
+                row_ahead = int64(spans[s + _AHEAD, 0])
+                rows_ahead = _rows_at(y[row_ahead], level)
+            _ask_for(source, level, rows_ahead, fields, int64(spans[s + _AHEAD, 1]))
         if spans[s, 0] != row:
             row = int64(spans[s, 0])
             rows = _rows_at(y[row], level)
@@ -216,6 +242,19 @@ def paint_axis(
 
 
 @inlined
+def _ask_for(source: _Source, level: Level, rows: _Rows, columns: _Columns, col: int) -> None:
+    """Have the first samples of a span on their way: most spans are so short that it is all they wait for."""
+    tile = int64(columns.tile[col])
+    if tile < 0 or not rows.inside:
+        return
+    slot = int64(source.slots[rows.upper_tiles + tile])
+    if slot >= 0:
+        first = moved(source.pool, slot * level.slot_step + rows.upper_offset + columns.within[col])
+        for line in range(_LINES):
+            prefetch(moved(first, line * _LINE))
+
+
+@inlined
 def _paint_span(
     source: _Source, level: Level, rule: Rule, rows: _Rows, columns: _Columns, blend: Any, out: Any,
     col: int, end: int,
@@ -223,6 +262,16 @@ def _paint_span(
     failed = 0
     while col < end:
         tile = int64(columns.tile[col])
+        stop = min(int64(columns.copy_end[col]), end)
+        if rows.alone and stop > col:  # nothing to look up or to blend: most spans are over in no time
+            slot = int64(source.slots[rows.upper_tiles + tile])
+            if slot < 0:
+                failed += _paint_nothing(out, col, stop)
+            else:
+                at = slot * level.slot_step + rows.upper_offset + columns.within[col]
+                failed += paint_run(moved(source.pool, at), rule, moved(out, col), stop - col)
+            col = stop
+            continue
         stop = min(int64(columns.run_end[col]), end, col + _CHUNK)
         done = -1
         if tile == _OUTSIDE or not rows.inside:
@@ -268,8 +317,8 @@ def _paint_chunk(
     upper = moved(source.pool, upper_slot * level.slot_step + rows.upper_offset)
     target = moved(out, col)
     if rows.top == rows.bottom and columns.point_end[col] >= end:
-        if columns.copy_end[col] >= end:
-            return _copy(moved(upper, columns.near[col] - tile * level.tile_width), rule, target, end - col)
+        if columns.copy_end[col] >= end:  # where the rule erodes; others come not so far
+            return paint_run(moved(upper, columns.within[col]), rule, target, end - col)
         corner = moved(upper, -tile * level.tile_width)
         return _gather(corner, moved(columns.near, col), rule, target, end - col)
     size = last - first + 1
@@ -299,24 +348,6 @@ def _clean(source: _Source, level: Level, rule: Rule, rows: _Rows, first: int, l
         if not all_valid(line, right - left, rule):
             return False
     return True
-
-
-@inlined
-def _copy(source: Any, rule: Rule, out: Any, size: int) -> int:
-    failed = 0
-    if rule.div == 1:
-        for i in range(size):
-            value = int64(source[i])
-            painted = np.uint16(scale(value, rule)) if is_valid(value, rule) else _NODATA
-            out[i] = painted
-            failed += painted == _NODATA
-    else:
-        for i in range(size):
-            value = int64(source[i])
-            painted = np.uint16(finish(value, rule)) if is_valid(value, rule) else _NODATA
-            out[i] = painted
-            failed += painted == _NODATA
-    return failed
 
 
 @inlined

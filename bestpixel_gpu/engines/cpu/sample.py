@@ -57,6 +57,8 @@ class Rule(NamedTuple):
     mul: int
     add: int
     div: int
+    narrow: int
+    """Samples and what is made of them fit 32 bits, and the divisor is 1."""
 
 
 def level_of(source: TapSource, slot_step: int) -> Level:
@@ -79,11 +81,13 @@ def rule_of(rule: SampleRule, dtype: np.dtype[Any]) -> Rule:
     info = np.iinfo(dtype)
     lo, hi = max(rule.lo, int(info.min)), min(rule.hi, int(info.max))
     if lo > hi:
-        return Rule(0, 0, 0, int(rule.erode), rule.mul, rule.add, rule.div)  # nothing is valid
+        return Rule(0, 0, 0, int(rule.erode), rule.mul, rule.add, rule.div, 0)  # nothing is valid
     if rule.nodata == lo < hi:  # at an end of the range it need not be asked for
         lo += 1
+    largest = max(abs(int(info.min)), int(info.max)) * abs(rule.mul) + abs(rule.add)
+    narrow = rule.div == 1 and dtype.itemsize < 4 and largest < 1 << 31
     nodata = lo - 1 if rule.nodata is None or not lo <= rule.nodata <= hi else rule.nodata
-    return Rule(lo, hi, nodata, int(rule.erode), rule.mul, rule.add, rule.div)
+    return Rule(lo, hi, nodata, int(rule.erode), rule.mul, rule.add, rule.div, int(narrow))
 
 
 @inlined

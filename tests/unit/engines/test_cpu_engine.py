@@ -139,6 +139,16 @@ def test_spans_come_whole_whatever_the_room(monkeypatch):
         np.testing.assert_array_equal(seen, np.where(np.isin(winners, [0, 3, 9]), winners, -2))
 
 
+@pytest.mark.parametrize("cols", [1, 2, 63, 64, 65, 66, 127, 128, 129, 200])
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_spans_end_where_winners_change_in_rows_of_any_length(cols, dtype):
+    rng = np.random.default_rng(cols)
+    winners = (rng.random((40, cols)) < np.linspace(0, 1, 40)[:, None]).astype(dtype)
+    ends = [[c + 1 for c in range(cols) if c + 1 == cols or row[c] != row[c + 1]] for row in winners]
+    found = sorted(tuple(map(int, span)) for _, group in spans.spans_of(winners, [1, 0]) for span in group)
+    assert found == [(r, a, b) for r, row in enumerate(ends) for a, b in zip([0, *row], row, strict=False)]
+
+
 def test_kernels_are_kept_where_the_package_cannot_be_written(tmp_path):
     """With no place for the cache but the temporary folder, a private folder there is used."""
     script = (
