@@ -152,6 +152,25 @@ def test_exact_rationals(engine, rule, value, expected):
         assert (got[:3, :3] == expected).all()
 
 
+@pytest.mark.parametrize("dtype", DTYPES[2:])
+@pytest.mark.parametrize(("mul", "add"), [(1, 0), (3, -40), (-2, 400), (1 << 20, 0), (1, 1 << 31)])
+def test_runs_of_any_length_and_nothing_beside_them(engine, dtype, mul, add):
+    """Row r is won in runs of r pixels, which are the raster's own; every eighth or so is invalid."""
+    rng = np.random.default_rng(5)
+    data = rng.integers(0, 100, (70, 140)).astype(dtype)
+    rows, cols = np.indices(data.shape)
+    winners = np.where(cols // np.maximum(rows, 1) % 2, 0, -1).astype(np.int16)
+    positions = AxisMap(cases.steps(140, 1, 1), cases.steps(70, 1, 1))
+    rule = SampleRule(lo=5, hi=93, nodata=50, mul=mul, add=add)
+    out = engine.empty(data.shape, np.uint16, 12345)
+    source = plain_source(engine, data, positions, rule, tile=96)
+    count = engine.paint(out, (0, 70, 0, 140), engine.from_host(winners), {0: source})
+    valid = (data >= 5) & (data <= 93) & (data != 50)
+    value = np.where(valid, np.clip(data.astype(np.int64) * mul + add, 0, 65534), NODATA)
+    np.testing.assert_array_equal(engine.to_host(out), np.where(winners < 0, 12345, value))
+    assert count == ((winners == 0) & ~valid).sum()
+
+
 def test_fix_31_means_below_zero_round_half_up(engine):
     data = np.array([[-3, -2]], np.int16)
     positions = AxisMap(np.array([ONE]), np.array([ONE // 2]))
