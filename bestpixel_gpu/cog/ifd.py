@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bestpixel_gpu.cog.geokeys import crs_of, is_pixel_point
 from bestpixel_gpu.cog.layout import Level, Raster, TileLayout
-from bestpixel_gpu.cog.tags import Directory, HeaderBytes, NeedBytes, TiffFile
+from bestpixel_gpu.cog.tags import Directory, Entry, HeaderBytes, NeedBytes, TiffFile, holds_values
 from bestpixel_gpu.errors import FormatError
 
 __all__ = ["HeaderBytes", "NeedBytes", "read_raster"]
@@ -167,7 +168,42 @@ def _is_mask(level: Level) -> bool:
 
 
 def _level(page: Directory) -> Level:
-    """Size, tiles and layout of one image."""
+    """Size, layout and tiles of one image."""
+    known = _known_level(page.byteorder, page.entries(_LEVEL_TAGS)) or _level_without_tiles(page)
+    offsets, byte_counts = _tile_arrays(page, known)
+    return Level(  # dataclasses.replace takes three times as long
+        width=known.width,
+        height=known.height,
+        tile_width=known.tile_width,
+        tile_height=known.tile_height,
+        offsets=offsets,
+        byte_counts=byte_counts,
+        layout=known.layout,
+        strips=known.strips,
+        planes=known.planes,
+        jpeg_tables=page.raw(JPEG_TABLES) if known.layout.codec == "jpeg" else b"",
+        photometric=known.photometric,
+    )
+
+
+_LEVEL_TAGS = (
+    IMAGE_WIDTH, IMAGE_LENGTH, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, FILL_ORDER, SAMPLES_PER_PIXEL,
+    ROWS_PER_STRIP, PLANAR, PREDICTOR, TILE_WIDTH, TILE_LENGTH, SAMPLE_FORMAT, LERC_PARAMETERS,
+)  # fmt: skip
+"""What a level without its tiles is told by: most files of an archive say the same."""
+_NO_TILES = np.zeros(0, np.uint64)
+
+
+@lru_cache(maxsize=256)
+def _known_level(byteorder: Literal["<", ">"], entries: tuple[Entry | None, ...]) -> Level | None:
+    """Level without tiles that entries tell; ``None`` where they refer to other bytes of their file."""
+    said = [entry for entry in entries if entry is not None]
+    if not all(map(holds_values, said)):
+        return None
+    return _level_without_tiles(Directory(HeaderBytes(b""), byteorder, {entry[0]: entry for entry in said}))
+
+
+def _level_without_tiles(page: Directory) -> Level:
     width, height = page.integer(IMAGE_WIDTH, 0), page.integer(IMAGE_LENGTH, 0)
     if not (0 < width <= MAX_PIXELS_ACROSS and 0 < height <= MAX_PIXELS_ACROSS):
         raise FormatError(f"image of {width} x {height} pixels: sizes must be 1 to {MAX_PIXELS_ACROSS}")
@@ -179,19 +215,16 @@ def _level(page: Directory) -> Level:
     if tile_width <= 0 or tile_height <= 0:
         raise FormatError(f"tiles of {tile_width} x {tile_height} pixels")
     layout, planes = _layout(page, tile_width, tile_height)
-    count = -(-width // tile_width) * -(-height // tile_height) * planes
-    offsets, byte_counts = _tile_arrays(page, count, layout)
     return Level(
         width=width,
         height=height,
         tile_width=tile_width,
         tile_height=tile_height,
-        offsets=offsets,
-        byte_counts=byte_counts,
+        offsets=_NO_TILES,
+        byte_counts=_NO_TILES,
         layout=layout,
         strips=strips,
         planes=planes,
-        jpeg_tables=page.raw(JPEG_TABLES) if layout.codec == "jpeg" else b"",
         photometric=_photometric(page),
     )
 
@@ -293,10 +326,9 @@ def _predictor(page: Directory, codec: str, kind: str, bits: int) -> int:
     return predictor
 
 
-def _tile_arrays(
-    page: Directory, count: int, layout: TileLayout
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+def _tile_arrays(page: Directory, level: Level) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Offset and length of each tile; the file's own arrays bound what is allocated."""
+    count, layout = level.tiles_across * level.tiles_down * level.planes, level.layout
     offsets = page.integers(TILE_OFFSETS if TILE_OFFSETS in page else STRIP_OFFSETS)
     byte_counts = page.integers(TILE_BYTE_COUNTS if TILE_BYTE_COUNTS in page else STRIP_BYTE_COUNTS)
     if offsets is None or byte_counts is None:

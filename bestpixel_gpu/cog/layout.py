@@ -162,12 +162,12 @@ class Level:
     @property
     def tiles_across(self) -> int:
         """Tiles in a row."""
-        return self.grid.tiles_across
+        return -(-self.width // self.tile_width)
 
     @property
     def tiles_down(self) -> int:
         """Tiles in a column."""
-        return self.grid.tiles_down
+        return -(-self.height // self.tile_height)
 
     def span(self, index: int, plane: int = 0) -> tuple[int, int] | None:
         """``(offset, length)`` of a tile in the file, ``None`` if the tile is sparse."""

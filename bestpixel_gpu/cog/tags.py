@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -26,9 +27,21 @@ _INTEGERS = frozenset({1, 3, 4, 6, 8, 9, 13, 16, 17, 18})
 _SIGNED = frozenset({6, 8, 9, 17})
 _DTYPES = {order: {kind: np.dtype(order + name) for kind, name in _TYPES.items()} for order in "<>"}
 
-_Entry = tuple[int, int, int, bytes]
+_PARTS = {
+    (order, big): tuple(struct.Struct(order + part) for part in parts)
+    for order in "<>"
+    for big, parts in {False: ("H", "HHI4s", "I"), True: ("Q", "HHQ8s", "Q")}.items()
+}
+"""Of a directory in classic and BigTIFF: number of tags, one tag, offset of the next directory."""
+
+Entry = tuple[int, int, int, bytes]
 """A tag, the type of its values, their number, and the field that holds them or their offset."""
-_ABSENT: _Entry = (0, 0, 0, b"")
+_ABSENT: Entry = (0, 0, 0, b"")
+
+
+def holds_values(entry: Entry) -> bool:
+    """Tell whether all values of a tag stand in its entry, not elsewhere in the file."""
+    return entry[2] * _SIZES[entry[1]] <= len(entry[3])
 
 
 class NeedBytes(Exception):  # noqa: N818 (a request to the caller, not an error)
@@ -100,7 +113,7 @@ class Directory:
     __slots__ = ("_endian", "_entries", "_header", "byteorder", "next")
 
     def __init__(
-        self, header: HeaderBytes, byteorder: Literal["<", ">"], entries: dict[int, _Entry], following: int
+        self, header: HeaderBytes, byteorder: Literal["<", ">"], entries: dict[int, Entry], following: int = 0
     ) -> None:
         self._header = header
         self._entries = entries
@@ -112,7 +125,11 @@ class Directory:
     def __contains__(self, tag: int) -> bool:
         return tag in self._entries
 
-    def _stored(self, entry: _Entry, size: int) -> bytes | memoryview:
+    def entries(self, tags: Iterable[int]) -> tuple[Entry | None, ...]:
+        """What the directory itself says of some tags, ``None`` for those that are absent."""
+        return tuple(map(self._entries.get, tags))
+
+    def _stored(self, entry: Entry, size: int) -> bytes | memoryview:
         """First `size` bytes of a tag's values, which stand in the entry itself if all of them fit."""
         _, kind, count, field = entry
         if count * _SIZES[kind] <= len(field):
@@ -147,9 +164,12 @@ class Directory:
 
     def doubles(self, tag: int) -> tuple[float, ...]:
         """Values of a floating-point tag, empty if it is absent or of another type."""
-        _, kind, _, _ = self._entries.get(tag, _ABSENT)
-        values = self.array(tag) if kind in (11, 12) else None
-        return () if values is None else tuple(values.astype(np.float64).tolist())
+        entry = self._entries.get(tag, _ABSENT)
+        _, kind, count, _ = entry
+        if kind not in (11, 12):
+            return ()
+        form = f"{self.byteorder}{count}{'f' if kind == 11 else 'd'}"
+        return struct.unpack(form, self._stored(entry, count * _SIZES[kind]))
 
     def raw(self, tag: int) -> bytes:
         """Bytes of a text or opaque tag, empty if it is absent."""
@@ -195,16 +215,14 @@ class TiffFile:
         if offset < 8:
             raise FormatError(f"TIFF directory at byte {offset}, inside the file's first 8 bytes")
         order, header = self.byteorder, self._header
-        # number of tags, one tag, offset of the next directory
-        head, item, tail = ("Q", "HHQ8s", "Q") if self.big else ("H", "HHI4s", "I")
-        head_size, item_size, tail_size = (8, 20, 8) if self.big else (2, 12, 4)
-        (count,) = struct.unpack(order + head, header.read(offset, head_size))
+        head, item, tail = _PARTS[order, self.big]
+        (count,) = head.unpack(header.read(offset, head.size))
         if not 0 < count <= MAX_TAGS:
             raise FormatError(f"TIFF directory at byte {offset} declares {count} tags")
-        start, body = offset + head_size, count * item_size
-        block = header.read(start, body + tail_size)
-        listed: list[_Entry] = list(struct.iter_unpack(order + item, block[:body]))
+        body = count * item.size
+        block = header.read(offset + head.size, body + tail.size)
+        listed: list[Entry] = list(item.iter_unpack(block[:body]))
         # of a tag that is there twice the first counts
         entries = {entry[0]: entry for entry in reversed(listed) if entry[1] in _SIZES}
-        (following,) = struct.unpack(order + tail, block[body:])
+        (following,) = tail.unpack_from(block, body)
         return Directory(header, order, entries, following)

@@ -71,6 +71,30 @@ def test_only_what_is_missing_is_asked_for() -> None:
     assert open_raster(data, first=16, size_known=False)[1] <= 2
 
 
+def test_images_whose_directories_are_the_same_may_differ_elsewhere_in_the_file() -> None:
+    def header(bits: list[int], data: bytes) -> bytes:
+        samples = {258: (SHORT, bits), 277: (SHORT, [len(bits)])}
+        return build_tiff([page(4, 4, [data[:48], data[48:]], tile=(4, 2), extra=samples)])
+
+    even, wide, uneven = (header(bits, bytes(96)) for bits in ([8, 8, 8], [16, 16, 16], [8, 8, 16]))
+    assert sum(a != b for a, b in zip(even, wide, strict=True)) == 3  # only where the bits stand
+    for _ in range(2):
+        assert open_raster(even)[0].levels[0].layout.bits == 8
+        assert open_raster(wide)[0].levels[0].layout.bits == 16
+        with pytest.raises(FormatError, match="differs between samples"):
+            open_raster(uneven)
+
+
+def test_images_of_one_kind_have_tiles_of_their_own() -> None:
+    one, other = (
+        open_raster(build_tiff([page(4, 4, [bytes(first), bytes(16)], tile=(4, 2))]))[0].levels[0]
+        for first in (8, 12)
+    )
+    assert one.layout == other.layout
+    assert (one.byte_counts.tolist(), other.byte_counts.tolist()) == ([8, 16], [12, 16])
+    assert (one.span(1), other.span(1)) == ((16, 16), (20, 16))
+
+
 def test_a_short_answer_shows_the_end_of_the_file() -> None:
     data = build_tiff([page(12, 10, strips_of(PIXELS, 4), rows_per_strip=4)])[:-30]
     header = HeaderBytes(data[:16])
