@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 import weakref
 from bisect import bisect
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
 from operator import itemgetter
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bestpixel_gpu.transfer.pages import fresh_pages
 
 KEPT_BYTES: Final = 32 << 20
 """Most memory that lies ready; more is given back."""
@@ -23,56 +21,11 @@ SLAB_BYTES: Final = 16 << 20
 """Taken from the system at once, unless one body is larger."""
 PIECE: Final = 64
 """Bodies start at multiples of it: no two share a line of the cache."""
-LARGE_PAGE: Final = 2 << 20
-"""Bytes of a large page on x86 and ARM; elsewhere this is but an alignment."""
-FEW_PAGES: Final = 32 << 20
-"""Bytes of large pages that lie ready anywhere."""
-_REPORTING: Final = Path("/sys/module/page_reporting/parameters/page_reporting_order")
-"""Linux: from which order on free pages are reported to the host, if one listens."""
-_LARGEST_ORDER: Final = 10
 _SMALL: Final = 1 << 16
 """Below, the allocator itself does not ask the system."""
 
 Take = Callable[[int], memoryview]
 """Gives that many writable bytes of any content; any thread may ask."""
-
-
-def fresh_pages(size: int) -> NDArray[np.uint8]:
-    """`size` zeros in memory that nobody used, in large pages where those are cheaper.
-
-    A rest of less than half a large page is left to small ones.
-
-    Raises
-    ------
-    MemoryError
-        If the system has no such memory.
-    """
-    if size < LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.zeros(size, np.uint8)
-    large = (size + LARGE_PAGE // 2) // LARGE_PAGE * LARGE_PAGE
-    try:
-        area = mmap.mmap(-1, max(size, large) + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"no memory for {size} bytes") from error
-    memory = np.frombuffer(area, np.uint8)
-    start = -memory.ctypes.data % LARGE_PAGE
-    if size <= FEW_PAGES or _large_pages_are_cheap():
-        with suppress(OSError):  # a system built without them
-            area.madvise(mmap.MADV_HUGEPAGE, 0, start + large)
-    return memory[start : start + size]
-
-
-@cache
-def _large_pages_are_cheap(reporting: Path = _REPORTING) -> bool:
-    """Whether many cost less than as many small ones: mostly a fifth.
-
-    A virtual machine may hand large free pages back to its host, but for the last few. To take one again
-    then costs up to five times as much as small ones, which lie ready in pieces below that size.
-    """
-    try:
-        return int(reporting.read_text()) > _LARGEST_ORDER  # any number beyond: nobody listens
-    except (OSError, ValueError):
-        return True
 
 
 class Slab:

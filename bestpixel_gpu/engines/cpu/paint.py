@@ -16,7 +16,8 @@ from bestpixel_gpu.engines.cpu.paint_lattice import paint_lattice, scratch_for
 from bestpixel_gpu.engines.cpu.sample import level_of, rule_of
 from bestpixel_gpu.engines.cpu.spans import spans_of
 from bestpixel_gpu.geo.pixel_map import AxisMap
-from bestpixel_gpu.transfer.buffers import Buffers, fresh_pages
+from bestpixel_gpu.transfer.buffers import Buffers
+from bestpixel_gpu.transfer.pages import fresh_pages
 
 SMALL_POOL = 32 << 20
 """Bytes of a pool that come from memory of the pools before it: pages that were never used cost more than

@@ -1,22 +1,12 @@
 """Memory for bodies: pieces never overlap, come back, and are given back to the system."""
 
 import gc
-import os
 import threading
 
 import numpy as np
 import pytest
 
-from bestpixel_gpu.transfer import buffers
-from bestpixel_gpu.transfer.buffers import (
-    KEPT_BYTES,
-    LARGE_PAGE,
-    PIECE,
-    SLAB_BYTES,
-    Buffers,
-    Slab,
-    fresh_pages,
-)
+from bestpixel_gpu.transfer.buffers import KEPT_BYTES, PIECE, SLAB_BYTES, Buffers, Slab
 
 BODY = 300_000
 
@@ -144,41 +134,3 @@ def test_pieces_of_a_slab_against_a_map_of_its_bytes(seed, lowest):
         slab.take_back(piece)
     assert slab.unused
     assert slab.take(1000) == slice(0, 1000)
-
-
-@pytest.mark.parametrize(
-    "size", [1, LARGE_PAGE - 1, LARGE_PAGE, 5 * LARGE_PAGE // 2 - 1, 5 * LARGE_PAGE // 2]
-)
-def test_fresh_pages_are_zero_and_writable(size):
-    memory = fresh_pages(size)
-    assert (memory.size, memory.dtype, memory.any()) == (size, np.uint8, False)
-    memory[:] = 1
-    if size >= LARGE_PAGE:
-        assert memory.ctypes.data % LARGE_PAGE == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.filterwarnings("ignore:This process")
-def test_a_child_has_fresh_pages_of_its_own():
-    memory = fresh_pages(2 * LARGE_PAGE)
-    child = os.fork()
-    if not child:
-        memory[:] = 1
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert not memory.any()
-
-
-def test_too_much_is_a_memory_error():
-    with pytest.raises(MemoryError, match="no memory for"):
-        fresh_pages(1 << 60)
-
-
-@pytest.mark.parametrize(
-    ("told", "cheap"), [(None, True), ("", True), ("9\n", False), ("11\n", True), ("4294967295\n", True)]
-)
-def test_large_pages_where_free_ones_are_not_handed_back(tmp_path, told, cheap):
-    file = tmp_path / "page_reporting_order"
-    if told is not None:
-        file.write_text(told)
-    assert buffers._large_pages_are_cheap(file) is cheap
