@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,15 +77,32 @@ class Room:
     tiles: BytesGate
     """Decoded tiles, in pools."""
     undecoded: BytesGate
+    starved: int
+    """Where that gate ends, if decoding waits for the network."""
     pool_bytes: int
     """Of a pool at most, unless it cannot do with less."""
+    arrived: int = 0
+    """Groups of tiles that have come and are not decoded."""
     wanted: int = 0
     done: int = 0
 
     @classmethod
     def of(cls, session: Session, tile_bytes: int, painters: int = 1) -> Room:
         """Room for so many painters, and for `tile_bytes` of decoded tiles of them all."""
-        return cls(BytesGate(tile_bytes), BytesGate(session.budget.undecoded), tile_bytes // painters)
+        budget = session.budget
+        gates = BytesGate(tile_bytes), BytesGate(budget.undecoded)
+        return cls(*gates, max(budget.undecoded, budget.starved), tile_bytes // painters)
+
+    @contextmanager
+    def decoding(self, stored_bytes: int) -> Iterator[None]:
+        """A group of tiles has come. If nothing else was there to be decoded, one more may be on its way."""
+        if not self.arrived:
+            self.undecoded.widen(stored_bytes, self.starved)
+        self.arrived += 1
+        try:
+            yield
+        finally:
+            self.arrived -= 1
 
 
 class Painter:
@@ -233,8 +251,9 @@ class _Pass:
         file = self.work.files[part.band][part.rank]
         try:
             answers = await self._read(file, part.indices)
-            slots = await turn
-            status = await self._decode(file, part.indices, slots, answers)
+            with self.owner.room.decoding(part.stored_bytes):
+                slots = await turn
+                status = await self._decode(file, part.indices, slots, answers)
             del answers
         finally:
             self.owner.room.undecoded.release(part.stored_bytes)

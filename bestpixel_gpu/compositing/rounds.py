@@ -151,7 +151,7 @@ async def plan_fitting(
 def in_flight(session: Session, plans: Sequence[PassPlan]) -> int:
     """Compressed bytes under way, waiting to be decoded, or kept for repair."""
     stored = sum(p.stored_bytes for p in plans)
-    return min(stored, session.budget.undecoded) + min(stored, session.budget.kept)
+    return min(stored, session.budget.starved) + min(stored, session.budget.kept)
 
 
 def least_tiles(plans: Sequence[PassPlan]) -> int:

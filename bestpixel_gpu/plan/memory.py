@@ -27,6 +27,8 @@ class Budget:
     """Score codes kept for repair."""
     undecoded: int
     """Compressed bytes under way or waiting to be decoded."""
+    starved: int
+    """The same where decoding waits for the network, as it does far from the host."""
     kept: int
     """Compressed band tiles kept for repair."""
 
@@ -42,6 +44,7 @@ class Budget:
             codes=min(64 * MIB + bands, spare // 4),  # there are no bands yet
             repair_codes=min(16 * MIB, spare // 8),
             undecoded=max(min(max(32 * MIB, lookahead // 2), spare // 4), MIB),
+            starved=max(min(max(64 * MIB, lookahead // 2), spare // 4), MIB),
             kept=min(64 * MIB, spare // 8),
         )
 

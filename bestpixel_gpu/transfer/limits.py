@@ -78,6 +78,11 @@ class BytesGate(_Gate):
         super().__init__()
         self.cap = cap
 
+    def widen(self, amount: int, most: int) -> None:
+        """Let `amount` more pass at once, up to a cap of `most`."""
+        self.cap = max(self.cap, min(self.cap + amount, most))
+        self._admit()
+
     def _admits(self, amount: int) -> bool:
         return self.used == 0 or self.used + amount <= self.cap
 

@@ -81,6 +81,24 @@ def test_cancelled_in_the_moment_of_admission_gives_its_place_back():
     asyncio.run(run())
 
 
+def test_a_widened_gate_lets_the_next_in():
+    async def run():
+        gate, admitted = BytesGate(100), []
+        tasks = queue(gate, [60, 50, 50], admitted)
+        await settle()
+        gate.widen(15, 120)
+        await settle()
+        assert (gate.cap, admitted) == (115, [0, 1])
+        gate.widen(15, 120)
+        gate.widen(15, 50)
+        await settle()
+        assert (gate.cap, admitted) == (120, [0, 1])
+        gate.release(60)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
 def test_hold_releases_on_error():
     async def run():
         gate = BytesGate(10)
