@@ -31,7 +31,12 @@ and 8 dates, C4 two tiles in two UTM zones and 3 dates.
 on this machine: libdeflate alone on the tiles that were read, bare aiohttp on the same byte ranges, a copy
 or fresh memory elsewhere (below). For memory it is the layers that are asked for, and what the process
 held before: interpreter, libraries, compiled kernels. The ancestor's peak differs from run to run
-(C3 at 20 m with four bands: 2.7 to 3.8 GiB), and the ratio with it.
+(C3 at 20 m with four bands: 2.7 to 3.8 GiB), and the ratio with it. Rows C1 to C3 were taken before
+tiles were read ahead by what decoding waits for, which matters with latency only (C9 was taken after it).
+
+The machine is a virtual one that hands free memory back to its host, and takes longer to get it again than
+memory freed a moment ago. That is probably why the same four bands at 20 m took 3.7 s of CPU here, in turn
+with the ancestor, and 3.0 to 3.4 s by themselves (C9).
 """
 PEERS = """
 ## Against odc-stac, stackstac and rasterio
@@ -66,6 +71,7 @@ Pipelining hides waiting. Without latency there is none to hide: both ways take 
 the server uses too, and small periods side by side get in each other's way (their runs differ by half on
 this machine). They are painted together, so their pools of decoded tiles are there at the same time, within
 `memory_limit`. At 10 m we read more than the ancestor, which composes fewer dates and leaves more empty.
+These figures are older than the other rows: memory is used again and painting is cheaper since.
 """
 MONTHS_PAIRS = (
     ("pipelined", "one by one"),
