@@ -52,8 +52,8 @@ ALONE = """
 
 C7: 256 px, 3 dates. C8: one tile of 10980 px at 10 m, 8 dates, `top_k=3, fill=False`; peak is the
 resident memory of the whole process, interpreter and libraries included. Its CPU time holds what the
-system takes to hand out memory for the first time, on a virtual machine between 0.9 s and 4.4 s for the
-same whole tile; user time alone was linear within 2 % (10.5 s, parts 10.8 s). C9: four bands of that
+system takes to hand out memory for the first time, which differed by seconds between days on this
+virtual machine. C9: four bands of that
 tile at 20 m, and a box of 512 px at 10 m with 12 bands; every answer comes later by the latency. Round
 trips are the seconds that 100 ms of latency add, divided by 0.1 s.
 """

@@ -1,4 +1,4 @@
-"""Memory for bodies, used again: fresh pages cost more CPU time than the bytes copied into them."""
+"""Memory for bodies and large arrays, used again: fresh pages cost more CPU time than what goes there."""
 
 from __future__ import annotations
 
